@@ -1,0 +1,165 @@
+"""Expressions over whole columns. Building one computes nothing; `Expr.on` evaluates it with numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.errors import PlanError
+
+Array = npt.NDArray[Any]
+T_co = TypeVar("T_co", covariant=True)
+
+# symbol or function name -> numpy function; what is not here cannot be written in a pipeline
+_OPS: dict[str, Any] = {
+    "+": np.add, "-": np.subtract, "*": np.multiply, "/": np.divide, "//": np.floor_divide, "%": np.mod, "**": np.power,
+    ">": np.greater, ">=": np.greater_equal, "<": np.less, "<=": np.less_equal, "==": np.equal, "!=": np.not_equal,
+    "&": np.logical_and, "|": np.logical_or, "~": np.logical_not, "neg": np.negative, "abs": np.abs,
+    "sqrt": np.sqrt, "log": np.log, "exp": np.exp, "isnan": np.isnan, "where": np.where, "same": np.asarray,
+}  # fmt: skip
+
+
+class Expr(Generic[T_co]):
+    """A column that is measured, aggregated or computed. Combine with `+ - * / // % ** < <= == != >= > & | ~ abs()`."""
+
+    def __init__(self, op: str, *args: object) -> None:
+        self.op, self.args = op, args
+        self.owner = self.name = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        if not self.owner:  # a column of another schema keeps its name; Schema makes an alias of it
+            self.owner, self.name = owner.__name__, name
+
+    @property
+    def qualified(self) -> str:
+        """`Schema.column`, the name by which a pipeline knows this column; '' for an unnamed expression."""
+        return f"{self.owner}.{self.name}" if self.owner else ""
+
+    def on(self, columns: Mapping[str, Array]) -> Array:
+        """Evaluate over columns (each of shape `(rows,)`) given by qualified name."""
+        known = columns.get(self.qualified)
+        if known is not None:
+            return known
+        if self.op not in _OPS:
+            raise PlanError(f"column {self} is not in this stream; it has {', '.join(sorted(columns)) or 'none'}")
+        return cast(Array, _OPS[self.op](*(a.on(columns) if isinstance(a, Expr) else a for a in self.args)))
+
+    def leaves(self, known: frozenset[str] = frozenset()) -> Iterator[Expr[Any]]:
+        """The columns this expression reads, not looking behind those in `known`."""
+        if self.op not in _OPS or self.qualified in known:
+            yield self
+            return
+        for arg in self.args:
+            if isinstance(arg, Expr):
+                yield from arg.leaves(known)
+
+    def __repr__(self) -> str:
+        return self.qualified or self.formula()
+
+    def formula(self) -> str:
+        """The expression as text, stable over runs: it is part of fingerprints."""
+        if self.op not in _OPS:
+            return self.qualified
+        shown = [a.qualified or a.formula() if isinstance(a, Expr) else repr(a) for a in self.args]
+        if len(shown) == 2 and not self.op.isalpha():
+            return f"({shown[0]} {self.op} {shown[1]})"
+        return f"{self.op}({', '.join(shown)})"
+
+    def __bool__(self) -> bool:
+        raise PlanError(f"column {self} has no truth value: combine conditions with & | ~ rather than and, or, not")
+
+    __hash__ = object.__hash__
+
+    def __add__(self, other: object) -> Expr[T_co]:
+        return Expr("+", self, other)
+
+    def __radd__(self, other: object) -> Expr[T_co]:
+        return Expr("+", other, self)
+
+    def __sub__(self, other: object) -> Expr[T_co]:
+        return Expr("-", self, other)
+
+    def __rsub__(self, other: object) -> Expr[T_co]:
+        return Expr("-", other, self)
+
+    def __mul__(self, other: object) -> Expr[T_co]:
+        return Expr("*", self, other)
+
+    def __rmul__(self, other: object) -> Expr[T_co]:
+        return Expr("*", other, self)
+
+    def __truediv__(self, other: object) -> Expr[float]:
+        return Expr("/", self, other)
+
+    def __rtruediv__(self, other: object) -> Expr[float]:
+        return Expr("/", other, self)
+
+    def __floordiv__(self, other: object) -> Expr[T_co]:
+        return Expr("//", self, other)
+
+    def __mod__(self, other: object) -> Expr[T_co]:
+        return Expr("%", self, other)
+
+    def __pow__(self, other: object) -> Expr[T_co]:
+        return Expr("**", self, other)
+
+    def __neg__(self) -> Expr[T_co]:
+        return Expr("neg", self)
+
+    def __abs__(self) -> Expr[T_co]:
+        return Expr("abs", self)
+
+    def __gt__(self, other: object) -> Expr[bool]:
+        return Expr(">", self, other)
+
+    def __ge__(self, other: object) -> Expr[bool]:
+        return Expr(">=", self, other)
+
+    def __lt__(self, other: object) -> Expr[bool]:
+        return Expr("<", self, other)
+
+    def __le__(self, other: object) -> Expr[bool]:
+        return Expr("<=", self, other)
+
+    def __eq__(self, other: object) -> Expr[bool]:  # type: ignore[override]  # a column compares row by row
+        return Expr("==", self, other)
+
+    def __ne__(self, other: object) -> Expr[bool]:  # type: ignore[override]  # a column compares row by row
+        return Expr("!=", self, other)
+
+    def __and__(self, other: Expr[bool]) -> Expr[bool]:
+        return Expr("&", self, other)
+
+    def __or__(self, other: Expr[bool]) -> Expr[bool]:
+        return Expr("|", self, other)
+
+    def __invert__(self) -> Expr[bool]:
+        return Expr("~", self)
+
+
+def sqrt(of: Expr[float]) -> Expr[float]:
+    """Square root; NaN below zero."""
+    return Expr("sqrt", of)
+
+
+def log(of: Expr[float]) -> Expr[float]:
+    """Natural logarithm; NaN below zero."""
+    return Expr("log", of)
+
+
+def exp(of: Expr[float]) -> Expr[float]:
+    """e to the power of the column."""
+    return Expr("exp", of)
+
+
+def isnan(of: Expr[float]) -> Expr[bool]:
+    """True where a value is missing or undefined."""
+    return Expr("isnan", of)
+
+
+def if_else(condition: Expr[bool], then: object, otherwise: object) -> Expr[Any]:
+    """`then` where the condition holds, else `otherwise`; both may be columns or constants."""
+    return Expr("where", condition, then, otherwise)

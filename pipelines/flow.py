@@ -1,0 +1,80 @@
+"""What passes between the operators of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.batch import TIME_MIN, Batch, Times
+from pipelines.expr import Array
+from pipelines.state import State
+
+NO_NAMES = pa.array([], pa.string())  # inside a task `codes` are slots of the task's key index
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Rows and the watermark after them.
+
+    `seen` is the watermark that was in force when each row arrived, shape `(rows,)`; it decides which rows are late, however
+    frames are grouped. None: none is late.
+    """
+
+    batch: Batch
+    watermark: int = TIME_MIN
+    seen: Times | None = None
+
+    def take(self, rows: Array | slice) -> Flow:
+        """Only some rows; the watermark stays."""
+        return replace(self, batch=self.batch.take(rows), seen=None if self.seen is None else self.seen[rows])
+
+    def with_columns(self, columns: Mapping[str, Array]) -> Flow:
+        """The same rows with other columns."""
+        return replace(self, batch=replace(self.batch, columns=columns))
+
+
+class Operator(Protocol):
+    """One step at work. Given new rows of each input it returns what follows; deterministic, no clock, no I/O."""
+
+    def process(self, *inputs: Flow) -> Flow:
+        """Take new rows and watermarks in."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held by the state."""
+        ...
+
+    def save(self) -> State:
+        """State as plain values."""
+        ...
+
+    def load(self, state: State) -> None:
+        """Inverse of `save`."""
+        ...
+
+
+class Stateless:
+    """Base of operators without state."""
+
+    nbytes = 0
+
+    def save(self) -> State:
+        """See `Operator.save`."""
+        return {}
+
+    def load(self, state: State) -> None:
+        """See `Operator.load`."""
+
+
+def join_rows(batches: list[Batch]) -> Batch:
+    """Batches of one layout, all coded by slots, one after the other."""
+    if len(batches) == 1:
+        return batches[0]
+    columns = {n: np.concatenate([b.columns[n] for b in batches]) for n in batches[0].columns}
+    codes, time = np.concatenate([b.codes for b in batches]), np.concatenate([b.time for b in batches])
+    return Batch(NO_NAMES, codes, time, columns)

@@ -1,0 +1,90 @@
+"""Every metric of the project, declared once. Base units; timestamps rather than ages; device is never a label."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram, Info
+
+_P = "sitestream_"
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+# source
+source_records = Counter(_P + "source_records_total", "Readings taken from devices.", ["site", "stream"])
+source_errors = Counter(_P + "source_errors_total", "Readings refused or links broken.", ["site", "stream", "reason"])
+source_connected = Gauge(_P + "source_connected", "1 while the link to the devices is up.", ["site", "stream"])
+source_last_record = Gauge(
+    _P + "source_last_record_timestamp_seconds", "When the newest reading arrived.", ["site", "stream"]
+)
+source_devices = Gauge(_P + "source_devices", "Devices seen since the start.", ["site", "stream"])
+
+# Kafka
+lag = Gauge(_P + "consumer_lag_records", "Frames not yet processed.", ["site", "topic", "partition"])
+rebalances = Counter(_P + "rebalances_total", "Assignments received from the group.", ["site", "pipeline"])
+
+# processing
+records_in = Counter(_P + "records_in_total", "Readings that entered a pipeline.", ["site", "pipeline", "stream"])
+records_out = Counter(_P + "records_out_total", "Rows written by a step.", ["site", "pipeline", "step"])
+batch_rows = Histogram(
+    _P + "batch_rows", "Rows computed at once.", ["site", "pipeline"], buckets=(1, 10, 100, 1e3, 1e4, 1e5, 1e6)
+)
+batch_duration = Histogram(
+    _P + "batch_duration_seconds", "Time to compute one batch.", ["site", "pipeline"], buckets=_SECONDS
+)
+worker_seconds = Counter(
+    _P + "worker_seconds_total", "What the worker did with its time.", ["site", "pipeline", "state"]
+)
+errors = Counter(_P + "errors_total", "Errors survived, by reason.", ["site", "service", "reason"])
+dead_letters = Counter(
+    _P + "dead_letter_records_total", "Records sent to the dead-letter topic.", ["site", "service", "reason"]
+)
+
+# time
+watermark = Gauge(
+    _P + "watermark_timestamp_seconds",
+    "Event time up to which an input is complete.",
+    ["site", "pipeline", "stream", "partition"],
+)
+late_records = Counter(
+    _P + "late_records_total", "Readings that came after their window closed.", ["site", "pipeline", "step"]
+)
+windows_open = Gauge(
+    _P + "windows_open", "Windows that are still open, over all keys.", ["site", "pipeline", "partition"]
+)
+emit_latency = Histogram(
+    _P + "ingest_to_emit_latency_seconds",
+    "From Kafka's arrival time of the input to the commit.",
+    ["site", "pipeline"],
+    buckets=_SECONDS,
+)
+
+# state
+state_bytes = Gauge(_P + "state_bytes", "Memory held by a task's state.", ["site", "pipeline", "partition"])
+checkpoint_duration = Histogram(
+    _P + "checkpoint_duration_seconds", "Time of one transaction.", ["site", "pipeline"], buckets=_SECONDS
+)
+checkpoint_last = Gauge(
+    _P + "checkpoint_last_success_timestamp_seconds",
+    "When the newest transaction was committed.",
+    ["site", "pipeline", "partition"],
+)
+recovery_duration = Histogram(
+    _P + "recovery_duration_seconds", "From assignment to the first new record.", ["site", "pipeline"], buckets=_SECONDS
+)
+
+# sink
+segments_sealed = Counter(_P + "segments_sealed_total", "Parquet segments closed.", ["site", "table", "reason"])
+spool_bytes = Gauge(_P + "spool_bytes", "Bytes on disk that are not yet in the store.", ["site"])
+spool_oldest = Gauge(
+    _P + "spool_oldest_unsent_timestamp_seconds", "When the oldest unsent segment was sealed; 0 if none.", ["site"]
+)
+upload_bytes = Counter(_P + "upload_bytes_total", "Bytes the store has acknowledged.", ["site", "table"])
+upload_rows = Counter(_P + "upload_rows_total", "Rows the store has acknowledged.", ["site", "table"])
+upload_requests = Counter(_P + "upload_requests_total", "Requests to the store.", ["site", "result"])
+upload_duration = Histogram(_P + "upload_duration_seconds", "Time of one PUT.", ["site"], buckets=_SECONDS)
+uplink_up = Gauge(_P + "uplink_up", "1 while the store answers.", ["site"])
+
+# control
+commands = Counter(_P + "commands_total", "Commands by the state they reached.", ["site", "state"])
+
+# meta
+build = Info(_P + "build", "Version of this service.")
+pipeline_info = Gauge(_P + "pipeline_info", "1; which revision of a pipeline runs.", ["site", "pipeline", "revision"])

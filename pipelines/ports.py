@@ -1,0 +1,48 @@
+"""What a pipeline asks of the outside world: sources it reads and sinks it writes, as pure descriptions.
+
+Connectors implement these as frozen dataclasses. A description does no I/O and imports no client library; the service that
+acts on it does (`connectors.collect`, `connectors.upload`, `connectors.control`).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+from pipelines.schema import Row, Schema
+
+S_co = TypeVar("S_co", bound=Schema, covariant=True)
+
+
+class Source(Protocol[S_co]):
+    """Where readings of a schema come from. `stream` names the topic within the site."""
+
+    @property
+    def schema(self) -> type[S_co]:
+        """What a reading is."""
+        ...
+
+    @property
+    def stream(self) -> str:
+        """Last part of the topic's name: `{site}.{stream}`."""
+        ...
+
+    def describe(self) -> dict[str, str]:
+        """Settings for graphs, plans and fingerprints; never a secret."""
+        ...
+
+
+class Sink(Protocol):
+    """Where the rows of a step go besides its result topic. `kind` is a word such as 'parquet'."""
+
+    @property
+    def kind(self) -> str:
+        """One word for graphs and plans."""
+        ...
+
+    def check(self, row: Row) -> None:
+        """`PlanError` if rows of this layout cannot be written there."""
+        ...
+
+    def describe(self) -> dict[str, str]:
+        """Settings for graphs, plans and fingerprints; never a secret."""
+        ...

@@ -1,0 +1,175 @@
+"""A Schema says once what the columns of a reading are; `Row` is the same, resolved, as it travels and is stored."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Generic, TypeVar, get_args
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.batch import Batch
+from pipelines.errors import PlanError
+from pipelines.expr import Expr
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+_DTYPES: dict[Any, str] = {float: "float64", int: "int64", bool: "bool", np.float32: "float32"}
+RESERVED = ("time", "window_start")  # columns that every frame or every windowed frame has by itself
+
+
+class _Typed(Expr[T_co]):
+    """A leaf whose element type stands in brackets: `Col[float]`."""
+
+    def element_type(self) -> Any:
+        alias = getattr(self, "__orig_class__", None)
+        if alias is None:
+            kind = type(self).__name__
+            raise PlanError(f"{self.qualified} has no type: write {kind}[float](…), {kind}[int](…) or {kind}[bool](…)")
+        return get_args(alias)[0]
+
+
+class Col(_Typed[T_co], Generic[T_co]):
+    """A measured column of float, int, bool or numpy.float32 with its unit.
+
+    `absent` replaces a value that a reading lacks; without it such a reading is dead-lettered, and a left join that finds
+    no row gives NaN (float) or is refused at build (int, bool).
+    """
+
+    def __init__(self, unit: str = "", *, absent: T_co | None = None) -> None:
+        super().__init__("col")
+        self.unit, self.absent = unit, absent
+
+    @property
+    def dtype(self) -> str:
+        """numpy name of the element type."""
+        kind = self.element_type()
+        if kind not in _DTYPES:
+            raise PlanError(f"{self.qualified} cannot be a {kind!r}: a column is float, int, bool or numpy.float32")
+        return _DTYPES[kind]
+
+
+class Key(_Typed[T_co], Generic[T_co]):
+    """The column by which readings are kept in order, grouped and partitioned: the device or tag. Always text."""
+
+    def __init__(self) -> None:
+        super().__init__("key")
+
+
+class Agg(Expr[T_co]):
+    """An aggregate `fn` of a column over a window. Made by the functions of `pipelines.agg`."""
+
+    def __init__(self, fn: str, of: Expr[Any] | None = None, *params: float) -> None:
+        super().__init__("agg")
+        self.fn, self.of, self.params = fn, of, params
+
+    def formula(self) -> str:
+        """See `Expr.formula`."""
+        of = () if self.of is None else (self.of.qualified or self.of.formula(),)
+        return f"{self.fn}({', '.join([*of, *map(repr, self.params)])})"
+
+
+class Schema:
+    """Base of row types: class attributes are the columns.
+
+    >>> class Vibration(Schema):
+    ...     device = Key[str]()
+    ...     rms = Col[float]("mm/s")
+    """
+
+    def __init_subclass__(cls) -> None:
+        for name, value in list(vars(cls).items()):
+            if isinstance(value, Expr) and value.owner != cls.__name__:
+                alias: Expr[Any] = Expr("same", value)  # `level = Usual.level` is a column of this schema, too
+                alias.__set_name__(cls, name)
+                setattr(cls, name, alias)
+            if isinstance(value, Expr) and (name in RESERVED or name.startswith("_")):
+                raise PlanError(
+                    f"{cls.__name__}.{name}: this name is taken; columns may not be called {', '.join(RESERVED)} or _…"
+                )
+
+    @classmethod
+    def columns(cls) -> dict[str, Expr[Any]]:
+        """Every column but the key, by name, in order of definition."""
+        return {n: c for n, c in vars(cls).items() if isinstance(c, Expr) and not isinstance(c, Key)}
+
+    @classmethod
+    def key(cls) -> str | None:
+        """Name of the key column, None if the schema takes its key from the stream it is computed from."""
+        keys = [n for n, c in vars(cls).items() if isinstance(c, Key)]
+        if len(keys) > 1:
+            raise PlanError(f"{cls.__name__} has {len(keys)} keys ({', '.join(keys)}): a schema has one Key")
+        return keys[0] if keys else None
+
+    @classmethod
+    def measured(cls) -> Row:
+        """The row of a source: a key and measured columns only."""
+        key = cls.key()
+        if key is None:
+            raise PlanError(f"{cls.__name__} has no key: add a line such as  device = Key[str]()")
+        fields = []
+        for name, column in cls.columns().items():
+            if not isinstance(column, Col):
+                raise PlanError(
+                    f"{cls.__name__}.{name} is computed ({column.formula()}): a source has measured columns only, Col[…]"
+                )
+            fields.append(Field(column.qualified, column.dtype, column.unit))
+        return Row(cls.__name__, key, tuple(fields))
+
+    @classmethod
+    def batch(cls, *, time: Any, **values: Any) -> Batch:
+        """Make a batch by hand, for tests: `time` in ns (int64) or datetime64, and a sequence for every column."""
+        row = cls.measured()
+        names = [row.key, *(f.name for f in row.fields)]
+        if set(values) != set(names):
+            raise PlanError(f"{cls.__name__} has columns {sorted(names)}, got {sorted(values)}")
+        when = np.asarray(time)
+        when = when.astype("datetime64[ns]").astype(np.int64) if when.dtype.kind in "MU" else when.astype(np.int64)
+        columns = {f.qualified: np.asarray(values[f.name], dtype=f.dtype) for f in row.fields}
+        return Batch.of_keys(values[row.key], when, columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One resolved column: `Schema.column`, numpy dtype name and unit."""
+
+    qualified: str
+    dtype: str
+    unit: str = ""
+
+    @property
+    def name(self) -> str:
+        """The bare name, as on the wire and in Parquet."""
+        return self.qualified.rpartition(".")[2]
+
+
+@dataclass(frozen=True)
+class Row:
+    """The resolved layout of a stream: what one row is on the wire and in Parquet."""
+
+    name: str
+    key: str
+    fields: tuple[Field, ...]
+    windowed: bool = False  # rows carry `window_start`; `time` is the last nanosecond of the window
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits that change when a column, type, unit or the key changes."""
+        return hashlib.sha256(repr((self.key, self.fields, self.windowed)).encode()).hexdigest()[:16]
+
+    @cached_property
+    def arrow(self) -> pa.Schema:
+        """Arrow schema of a frame: key (dictionary of strings), time, `window_start` if windowed, columns."""
+        when = pa.timestamp("ns", tz="UTC")
+        columns = [
+            pa.field(self.key, pa.dictionary(pa.int32(), pa.string()), nullable=False),
+            pa.field("time", when, nullable=False),
+        ]
+        if self.windowed:
+            columns.append(pa.field("window_start", when, nullable=False))
+        for f in self.fields:
+            meta = {"unit": f.unit} if f.unit else None
+            columns.append(pa.field(f.name, pa.from_numpy_dtype(np.dtype(f.dtype)), nullable=False, metadata=meta))
+        return pa.schema(columns, metadata={"sitestream.row": self.name, "sitestream.fingerprint": self.fingerprint})

@@ -1,0 +1,160 @@
+"""State as columns: arrays over (slice, key), the index of keys, and their bytes in a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from pipelines.batch import Codes
+from pipelines.errors import StateError
+from pipelines.expr import Array
+
+FORMAT = 1  # of snapshots
+State = dict[str, Any]  # numbers, text, arrays and lists and dicts of these
+
+
+class KeyIndex:
+    """Numbers keys in order of appearance. The number, a slot, indexes every array of a task's state."""
+
+    def __init__(self) -> None:
+        self._slots: dict[str, int] = {}
+        self._names: list[str] = []
+        self._array = pa.array([], pa.string())
+        self._recent: dict[str, tuple[pa.StringArray, Codes]] = {}
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def slots(self, names: pa.StringArray, source: str) -> Codes:
+        """Slot of each name. The newest dictionary of each source is remembered: most frames repeat it."""
+        known = self._recent.get(source)
+        if known is not None and known[0].equals(names):
+            return known[1]
+        slots = np.fromiter(map(self._slot, names.to_pylist()), np.int32, len(names))
+        self._recent[source] = (names, slots)
+        return slots
+
+    def _slot(self, name: str) -> int:
+        slot = self._slots.get(name)
+        if slot is None:
+            slot = self._slots[name] = len(self._names)
+            self._names.append(name)
+        return slot
+
+    @property
+    def names(self) -> pa.StringArray:
+        """Every name, by slot."""
+        if len(self._array) != len(self._names):
+            self._array = pa.array(self._names, pa.string())
+        return self._array
+
+    @property
+    def nbytes(self) -> int:
+        """Memory, roughly: a name costs its text and about 150 bytes of index."""
+        return int(self.names.nbytes) + 150 * len(self)
+
+    def save(self) -> State:
+        """As plain values."""
+        return {"names": self._names}
+
+    def load(self, state: State) -> None:
+        """Inverse of `save`."""
+        self.__init__()  # type: ignore[misc]  # back to empty, then refill
+        for name in state["names"]:
+            self._slot(name)
+
+
+class Cells:
+    """Named arrays of shape (rows, slots), each filled with its identity; row 0 is never written: it means 'nothing'."""
+
+    def __init__(self, fields: Mapping[str, tuple[str, Any]]) -> None:
+        self.fields = dict(fields)
+        self.rows, self.slots = 4, 16
+        self._free = [3, 2, 1]
+        self.arrays = {n: np.full((self.rows, self.slots), x, d) for n, (d, x) in self.fields.items()}
+
+    def __getitem__(self, name: str) -> Array:
+        return self.arrays[name]
+
+    def flat(self, name: str) -> Array:
+        """A flat view: cell = row · slots + slot."""
+        return self.arrays[name].reshape(-1)
+
+    def reserve(self, slots: int) -> None:
+        """Make room for this many slots, doubling."""
+        while self.slots < slots:
+            self._resize(self.rows, self.slots * 2)
+
+    def take_row(self) -> int:
+        """A row that holds identities only."""
+        if not self._free:
+            self._free = list(range(self.rows * 2 - 1, self.rows - 1, -1))
+            self._resize(self.rows * 2, self.slots)
+        return self._free.pop()
+
+    def release(self, rows: list[int]) -> None:
+        """Give rows back."""
+        for name, (_, identity) in self.fields.items():
+            self.arrays[name][rows] = identity
+        self._free.extend(sorted(rows, reverse=True))
+
+    def _resize(self, rows: int, slots: int) -> None:
+        for name, (dtype, identity) in self.fields.items():
+            grown = np.full((rows, slots), identity, dtype)
+            grown[: self.rows, : self.slots] = self.arrays[name]
+            self.arrays[name] = grown
+        self.rows, self.slots = rows, slots
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the arrays."""
+        return sum(a.nbytes for a in self.arrays.values())
+
+    def save(self, rows: list[int], slots: int) -> State:
+        """The given rows and the first `slots` slots as plain values."""
+        return {name: np.ascontiguousarray(a[rows, :slots]) for name, a in self.arrays.items()}
+
+    def load(self, rows: list[int], state: State) -> None:
+        """Inverse of `save`, into rows taken before."""
+        for name, a in state.items():
+            self.reserve(a.shape[1])
+            self.arrays[name][rows, : a.shape[1]] = a
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return {"~dtype": value.dtype.str, "shape": value.shape, "data": np.ascontiguousarray(value).tobytes()}
+    return value.item()  # a numpy number
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, dict):
+        if "~dtype" in value:
+            return np.frombuffer(value["data"], value["~dtype"]).reshape(value["shape"]).copy()
+        return {k: _decode(v) for k, v in value.items()}
+    return [_decode(v) for v in value] if isinstance(value, list) else value
+
+
+def pack(state: State) -> bytes:
+    """Bytes of a state."""
+    return msgspec.msgpack.encode({"format": FORMAT, **state}, enc_hook=_encode)
+
+
+def unpack(data: bytes) -> State:
+    """Inverse of `pack`; `StateError` if the bytes are not a snapshot of this format."""
+    try:
+        state: State = _decode(msgspec.msgpack.decode(data))
+        found = state.pop("format")
+    except (msgspec.DecodeError, KeyError, ValueError, TypeError, AttributeError) as e:
+        raise StateError(
+            f"the snapshot is damaged ({e}): reset the pipeline's state to compute it anew from the source topics"
+        ) from e
+    if found != FORMAT:
+        raise StateError(
+            f"the snapshot has format {found}, this version reads {FORMAT}: deploy the version that wrote it, or reset"
+        )
+    return state

@@ -1,0 +1,193 @@
+"""Task: one partition of a pipeline at work. Synchronous and deterministic: no clock, no I/O, no randomness."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pipelines.batch import Batch
+from pipelines.errors import LimitExceeded, StateError
+from pipelines.expr import Array, Expr
+from pipelines.flow import NO_NAMES, Flow, Operator, Stateless, join_rows
+from pipelines.join import JoinOperator
+from pipelines.plan import SOURCES, Plan, Step
+from pipelines.state import KeyIndex, pack, unpack
+from pipelines.watermark import WatermarkTracker
+from pipelines.windowing import WindowOperator
+from pipelines.wire import Frame
+
+STATE_BYTES_MAX = 2**28
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """Rows that a step gives out, and the step's watermark after them."""
+
+    step: str
+    batch: Batch
+    watermark: int
+
+
+class Task:
+    """Runs every step of a plan on one partition.
+
+    A plan with one source gives results that do not depend on how its frames are grouped into calls; one with several depends
+    on the sequence of calls, so a replay must repeat it.
+    """
+
+    def __init__(
+        self, plan: Plan, *, state_bytes_max: int = STATE_BYTES_MAX, observe: Collection[str] | None = None
+    ) -> None:
+        """`observe`: steps to emit; by default those with a result topic."""
+        self.plan, self.state_bytes_max = plan, state_bytes_max
+        self._observe = frozenset(plan.outputs if observe is None else observe)
+        self._keys = KeyIndex()
+        self._trackers = {stream: WatermarkTracker() for stream in plan.sources}
+        self._operators = {
+            s.name: _operator(s, plan, self._keys) for s in plan.steps if s.kind not in (*SOURCES, "late")
+        }
+
+    def process(self, inputs: Mapping[str, Sequence[Frame]]) -> list[Emitted]:
+        """Take frames in, by stream and in offset order; give what the observed steps emit.
+
+        `LimitExceeded` if the state outgrew `state_bytes_max`; the task is then of no more use.
+        """
+        flows: dict[str, Flow] = {}
+        for step in self.plan.steps:
+            if step.kind in SOURCES:
+                flows[step.name] = self._source(step, inputs.get(step.spec.stream, ()))
+            elif step.kind == "late":
+                flows[step.name] = self._late(step)
+            else:
+                flows[step.name] = self._operators[step.name].process(*(flows[up] for up in step.ups))
+        self._check_limit()
+        return [self._emit(n, f) for n, f in flows.items() if n in self._observe and len(f.batch)]
+
+    def _source(self, step: Step, frames: Sequence[Frame]) -> Flow:
+        tracker = self._trackers[step.spec.stream]
+        batches, seen, watermark = [], [], tracker.current
+        for frame in frames:
+            if len(frame.batch):
+                slots = self._keys.slots(frame.batch.names, frame.info.source)
+                batches.append(replace(frame.batch, names=NO_NAMES, codes=slots[frame.batch.codes]))
+                seen.append(tracker.current)
+            watermark = tracker.advance(frame.info.source, frame.info.watermark)
+        if not batches:
+            return Flow(_no_rows(step), watermark)
+        return Flow(join_rows(batches), watermark, np.repeat(np.array(seen, np.int64), [len(b) for b in batches]))
+
+    def _late(self, step: Step) -> Flow:
+        window = self._operators[step.ups[0]]
+        assert isinstance(window, WindowOperator)
+        assert window.late is not None
+        return window.late
+
+    def _emit(self, step: str, flow: Flow) -> Emitted:
+        return Emitted(step, replace(flow.batch, names=self._keys.names), flow.watermark)
+
+    def _check_limit(self) -> None:
+        if self.state_bytes > self.state_bytes_max:
+            largest = max(self._operators, key=lambda n: self._operators[n].nbytes)
+            raise LimitExceeded(
+                f"pipeline {self.plan.pipeline} holds {self.state_bytes:,} bytes of state, more than the limit of "
+                f"{self.state_bytes_max:,}; most of it in step {largest!r}: raise `state_bytes_max`, shorten its windows, or "
+                "spread its keys over more partitions"
+            )
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory held by keys and operators."""
+        return self._keys.nbytes + sum(o.nbytes for o in self._operators.values())
+
+    @property
+    def _windows(self) -> dict[str, WindowOperator]:
+        return {n: o for n, o in self._operators.items() if isinstance(o, WindowOperator)}
+
+    @property
+    def windows_open(self) -> int:
+        """Slices of windows that hold readings and are not yet emitted."""
+        return sum(o.open for o in self._windows.values())
+
+    @property
+    def watermarks(self) -> dict[str, int]:
+        """Watermark of each stream; `TIME_MIN` before its first frame."""
+        return {stream: t.current for stream, t in self._trackers.items()}
+
+    def take_late_rows(self) -> dict[str, int]:
+        """Late rows of each window step since the last call."""
+        counts = {n: o.late_rows for n, o in self._windows.items()}
+        for o in self._windows.values():
+            o.late_rows = 0
+        return counts
+
+    def snapshot(self) -> bytes:
+        """The whole state."""
+        return pack({
+            "plan": self.plan.fingerprint,
+            "keys": self._keys.save(),
+            "watermarks": {s: {"sources": t.sources, "current": t.current} for s, t in self._trackers.items()},
+            "operators": {n: o.save() for n, o in self._operators.items()},
+        })  # fmt: skip
+
+    def restore(self, data: bytes) -> None:
+        """Go on from a snapshot; on a new task only. `StateError` if it is damaged or of another plan."""
+        state = unpack(data)
+        if state["plan"] != self.plan.fingerprint:
+            raise StateError(
+                f"the state of pipeline {self.plan.pipeline} was computed by another version of it ({state['plan']}, this one is "
+                f"{self.plan.fingerprint}): deploy that version again, or reset the state to compute it anew"
+            )
+        self._keys.load(state["keys"])
+        for stream, t in state["watermarks"].items():
+            self._trackers[stream].load(t["sources"], t["current"])
+        for name, saved in state["operators"].items():
+            self._operators[name].load(saved)
+
+
+class _Where(Stateless):
+    def __init__(self, condition: Expr[bool]) -> None:
+        self.condition = condition
+
+    def process(self, *inputs: Flow) -> Flow:
+        (flow,) = inputs
+        with np.errstate(all="ignore"):
+            keep = self.condition.on(flow.batch.columns)
+        return flow if keep.all() else flow.take(keep)
+
+
+class _Select(Stateless):
+    def __init__(self, columns: Sequence[Expr[Any]]) -> None:
+        self.columns = columns
+
+    def process(self, *inputs: Flow) -> Flow:
+        (flow,) = inputs
+        known: dict[str, Array] = dict(flow.batch.columns)
+        with np.errstate(all="ignore"):
+            for column in self.columns:
+                known[column.qualified] = np.broadcast_to(column.on(known), (len(flow.batch),))
+        return flow.with_columns(known)
+
+
+class _Pass(Stateless):
+    def process(self, *inputs: Flow) -> Flow:
+        return inputs[0]
+
+
+def _operator(step: Step, plan: Plan, keys: KeyIndex) -> Operator:
+    if step.kind == "window":
+        return WindowOperator(step.spec, lambda: len(keys))
+    if step.kind == "join":
+        left, right = (plan.by_name[up].dtypes for up in step.ups)
+        return JoinOperator(step.spec.value, left, right)
+    if step.kind == "where":
+        return _Where(step.spec.value)
+    return _Select(step.spec.value) if step.kind == "select" else _Pass()
+
+
+def _no_rows(step: Step) -> Batch:
+    return Batch(
+        NO_NAMES, np.empty(0, np.int32), np.empty(0, np.int64), {n: np.empty(0, d) for n, d in step.dtypes.items()}
+    )

@@ -1,0 +1,87 @@
+"""Names of a site's Kafka topics and how each must be configured."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pipelines.errors import ConfigError
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic as it must exist: `settings` are Kafka topic configs."""
+
+    name: str
+    partitions: int
+    settings: tuple[tuple[str, str], ...]
+
+
+def valid_name(kind: str, name: str) -> str:
+    """`name` itself if it can stand in topic names, file names and container names; else `ConfigError`."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{kind} name {name!r} cannot be used: write lower-case letters, digits, '-' and '_' (at most 63), "
+            "beginning with a letter or digit"
+        )
+    return name
+
+
+def stream(site: str, name: str) -> str:
+    """Raw readings of one stream of a site."""
+    return f"{site}.{name}"
+
+
+def result(site: str, pipeline: str, step: str) -> str:
+    """Result frames of one step."""
+    return f"{site}.{pipeline}.{step}"
+
+
+def state(site: str, pipeline: str) -> str:
+    """Snapshots and checkpoints of a pipeline."""
+    return f"{site}.{pipeline}.state"
+
+
+def dead(site: str) -> str:
+    """Readings and frames that could not be used, with reason and origin."""
+    return f"{site}.dead"
+
+
+def commands(site: str) -> str:
+    """Commands to devices, JSON, keyed by device."""
+    return f"{site}.control.cmd"
+
+
+def acks(site: str) -> str:
+    """What became of commands, JSON, keyed by device."""
+    return f"{site}.control.ack"
+
+
+def data(name: str, partitions: int, *, retention_bytes: int = 2**30) -> Topic:
+    """A topic of frames. Retention is by bytes and by arrival time, never by a device's clock."""
+    return Topic(name, partitions, (
+        ("message.timestamp.type", "LogAppendTime"),
+        ("retention.ms", "-1"),
+        ("retention.bytes", str(retention_bytes)),
+        ("segment.bytes", str(64 * 2**20)),
+        ("max.message.bytes", str(8 * 2**20)),
+    ))  # fmt: skip
+
+
+def compacted(name: str, partitions: int) -> Topic:
+    """A topic that keeps the newest record of every key."""
+    return Topic(name, partitions, (
+        ("message.timestamp.type", "LogAppendTime"),
+        ("cleanup.policy", "compact"),
+        ("segment.bytes", str(16 * 2**20)),
+        ("min.cleanable.dirty.ratio", "0.1"),
+        ("max.message.bytes", str(8 * 2**20)),
+    ))  # fmt: skip
+
+
+def unique(topics: Iterable[Topic]) -> tuple[Topic, ...]:
+    """The topics without repetition, by name."""
+    return tuple({t.name: t for t in topics}.values())

@@ -1,0 +1,43 @@
+"""The watermark of one stream partition that several collectors write to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pipelines.batch import TIME_MAX, TIME_MIN
+
+IDLE_NS = 60 * 10**9  # a source this far (event time) behind the newest is left out until it returns
+SOURCES_MAX = 1_000  # remembered by one partition; the one furthest behind is forgotten first
+
+
+@dataclass
+class WatermarkTracker:
+    """Minimum over the live sources, in offset order, never from a clock; so a replay gives the same watermarks."""
+
+    sources: dict[str, int] = field(default_factory=dict)
+    current: int = TIME_MIN
+
+    def advance(self, source: str, watermark: int) -> int:
+        """Take a frame's watermark in and return the partition's.
+
+        A source that says `TIME_MAX` has ended and counts no more; when the last one ends the partition's watermark is
+        `TIME_MAX` once. `current` does not go that far: a source that starts again goes on from where the data stood.
+        """
+        if watermark == TIME_MAX:
+            self.sources.pop(source, None)
+            return self._settle() if self.sources else TIME_MAX
+        self.sources[source] = max(watermark, self.sources.get(source, TIME_MIN))
+        if len(self.sources) > SOURCES_MAX:
+            del self.sources[min(self.sources, key=self.sources.__getitem__)]
+        return self._settle()
+
+    def _settle(self) -> int:
+        newest = max(self.sources.values())
+        live = [w for w in self.sources.values() if w >= max(newest, TIME_MIN + IDLE_NS) - IDLE_NS]
+        self.current = max(self.current, min(live))
+        return self.current
+
+    def load(self, sources: Mapping[str, int], current: int) -> None:
+        """Restore from a snapshot."""
+        self.sources, self.current = dict(sources), current

@@ -1,0 +1,120 @@
+"""Batch <-> frame: one self-contained Arrow IPC stream, readable by any Arrow library, plus headers with the cheap facts.
+
+A frame with no rows is a heartbeat: it only moves the watermark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.batch import TIME_MIN, WINDOW_START, Batch
+from pipelines.errors import BadData
+from pipelines.expr import Array
+from pipelines.schema import Row
+
+Headers = list[tuple[str, bytes]]
+_TIMESTAMP = pa.timestamp("ns", tz="UTC")
+
+
+@dataclass(frozen=True, slots=True)
+class FrameInfo:
+    """What the headers of a frame say."""
+
+    source: str  # who wrote it: watermarks are kept by source
+    watermark: int = TIME_MIN  # ns; the source promises that what follows is, but for late data, not older
+    rows: int = 0
+    schema: str = ""  # Row.fingerprint
+
+    def headers(self) -> Headers:
+        """As Kafka record headers."""
+        return [
+            ("source", self.source.encode()),
+            ("watermark", str(self.watermark).encode()),
+            ("rows", str(self.rows).encode()),
+            ("schema", self.schema.encode()),
+        ]
+
+    @classmethod
+    def of(cls, headers: Iterable[tuple[str, bytes]]) -> FrameInfo:
+        """From Kafka record headers; `BadData` if one is absent or is not what it should be."""
+        got = dict(headers)
+        try:
+            return cls(got["source"].decode(), int(got["watermark"]), int(got["rows"]), got["schema"].decode())
+        except (KeyError, ValueError) as e:
+            raise BadData(f"not a frame: header {e} is missing or wrong (has {sorted(got)})", reason="headers") from e
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A decoded frame."""
+
+    info: FrameInfo
+    batch: Batch
+
+
+def encode(batch: Batch, row: Row) -> bytes:
+    """The frame of a batch that has (at least) the columns of `row`."""
+    names = batch.names
+    if len(names) > 4 * len(batch):  # do not ship a large dictionary with a few rows
+        used, codes = np.unique(batch.codes, return_inverse=True)
+        names, keys = names.take(pa.array(used)), codes.astype(np.int32)
+    else:
+        keys = batch.codes
+    arrays = [pa.DictionaryArray.from_arrays(pa.array(keys), names), _timestamps(batch.time)]
+    if row.windowed:
+        arrays.append(_timestamps(batch.columns[WINDOW_START]))
+    arrays += [pa.array(np.asarray(batch.columns[f.qualified], dtype=f.dtype)) for f in row.fields]
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, row.arrow) as writer:
+        writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=row.arrow))
+    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]  # pyarrow is untyped
+
+
+def _timestamps(ns: Array) -> pa.Array:
+    return pa.Array.from_buffers(_TIMESTAMP, len(ns), [None, pa.py_buffer(np.ascontiguousarray(ns, dtype=np.int64))])
+
+
+def decode(value: bytes, row: Row) -> Batch:
+    """The batch of a frame, its columns zero-copy where Arrow allows; `BadData` if it is not a frame of `row`."""
+    try:
+        with pa.ipc.open_stream(value) as reader:
+            got = reader.read_next_batch()
+    except (pa.ArrowException, OSError, StopIteration) as e:
+        raise BadData(f"not an Arrow stream: {e}", reason="not_arrow") from e
+    if not got.schema.equals(row.arrow):
+        raise BadData(_difference(got.schema, row), reason="schema")
+    if nulls := [f.name for f, c in zip(got.schema, got.columns, strict=True) if c.null_count]:
+        raise BadData(f"a frame of {row.name} may have no nulls, but {', '.join(nulls)} has", reason="null")
+    keys = got.column(0)
+    codes = keys.indices.to_numpy()
+    if len(codes) and not (codes.min() >= 0 and codes.max() < len(keys.dictionary)):
+        raise BadData(f"a key code points outside the {len(keys.dictionary)} names of the frame", reason="keys")
+    at = 2 + row.windowed
+    columns = {f.qualified: _numpy(got.column(at + i)) for i, f in enumerate(row.fields)}
+    if row.windowed:
+        columns[WINDOW_START] = _integers(got.column(2))
+    return Batch(keys.dictionary, codes, _integers(got.column(1)), columns)
+
+
+def _numpy(column: pa.Array) -> Array:
+    values: Array = column.to_numpy(zero_copy_only=column.type != pa.bool_())
+    return values
+
+
+def _integers(column: pa.Array) -> Array:
+    values: Array = np.frombuffer(column.buffers()[1], np.int64, len(column), column.offset * 8)
+    return values
+
+
+def _difference(got: pa.Schema, row: Row) -> str:
+    want = {f.name: str(f.type) for f in row.arrow}
+    have = {f.name: str(f.type) for f in got}
+    parts = [f"lacks {n}" for n in want.keys() - have.keys()] + [
+        f"has an unknown {n}" for n in have.keys() - want.keys()
+    ]
+    parts += [f"{n} is {have[n]}, not {want[n]}" for n in want.keys() & have.keys() if want[n] != have[n]]
+    return f"the frame is not a {row.name}: {'; '.join(sorted(parts)) or 'its columns stand in another order'}"
