@@ -1,0 +1,1 @@
+"""How Sitestream runs somewhere: sites, images, profiles, deployment, the `pipeline` command."""

@@ -1,0 +1,10 @@
+"""The test bed: real brokers, stores, engines and monitors, started as children on free ports.
+
+The fixtures in `tests/conftest.py` hand them out: `kafka`, `mosquitto`, `s3`, `engine`, `prometheus`, `unique`.
+"""
+
+from containers.child import free_port
+from tests.bed.parts import find_part
+from tests.bed.waiting import until, wait_until
+
+__all__ = ["find_part", "free_port", "until", "wait_until"]

@@ -1,0 +1,159 @@
+"""A Docker engine of the tests' own: own data, own socket, own subnets, and no container left from before or behind."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+from pathlib import Path
+from typing import IO, Self
+
+import docker
+from docker.errors import APIError, ImageNotFound
+
+from containers.child import Child
+from containers.fetch import cache_dir
+from pipelines.errors import Unavailable
+from tests.bed.firewall import docker_rules_kept
+from tests.bed.parts import CURE, find_part
+from tests.bed.waiting import wait_until
+
+ENGINES_MAX = 8
+HOST_IN_CONTAINERS = "bed.internal"
+_START_TIMEOUT_S = 60
+
+
+class Engine:
+    """One dockerd in a folder that is kept, so that images survive between runs; needs root.
+
+    Engines side by side (another test session, a second site) take the next free folder and range of subnets.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        self._root = root or cache_dir() / "test-engine"
+        self._lock: IO[str] | None = None
+        self._child: Child | None = None
+        self._client: docker.DockerClient | None = None
+        self.folder = self._root
+        self.base_image = ""  # tag of a Debian with Python, known once started
+
+    @property
+    def url(self) -> str:
+        """`unix://…/docker.sock`, as $DOCKER_HOST wants it."""
+        return f"unix://{self.folder}/docker.sock"
+
+    @property
+    def client(self) -> docker.DockerClient:
+        """A client of this engine, closed with it."""
+        if self._client is None:
+            raise Unavailable("the engine is not running: call start() first")
+        return self._client
+
+    def start(self) -> Self:
+        """Start dockerd, remove what a killed session left behind, and make sure of the base image."""
+        if os.geteuid() != 0:
+            raise Unavailable("the test engine needs root: run the tests with `sudo make test`")
+        base = _base_tarball()
+        slot = self._take_folder()
+        words = [
+            find_part("dockerd"),
+            *("--data-root", f"{self.folder}/data", "--exec-root", f"{self.folder}/exec"),
+            *("--pidfile", f"{self.folder}/dockerd.pid", "--host", self.url),
+            *("--log-level", "warn", "--bridge", "none"),
+            *("--default-address-pool", f"base=10.213.{slot * 32}.0/19,size=26"),
+        ]
+        self._child = Child("dockerd", words, self.folder / "dockerd.log")
+        try:
+            with docker_rules_kept():
+                self._child.start(
+                    self._answers, timeout_s=_START_TIMEOUT_S, cure="Does another dockerd use its folder?"
+                )
+            self._client = docker.DockerClient(base_url=self.url)
+            self.clean()
+            self._load(base)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Remove every container, network and volume, then end dockerd."""
+        if self._client is not None:
+            with contextlib.suppress(APIError):
+                self.clean()
+            self._client.close()
+            self._client = None
+        if self._child is not None:
+            self._child.stop(timeout_s=30)
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def clean(self) -> None:
+        """Remove every container, network and volume; images stay."""
+        for container in self.client.containers.list(all=True):
+            container.remove(force=True, v=True)
+        self.client.networks.prune()
+        for volume in self.client.volumes.list():
+            volume.remove(force=True)
+        self.client.images.prune()
+
+    def network(self, name: str, *, internal: bool = True) -> str:
+        """Make a network and return the address of its gateway, which is this machine."""
+        network = self.client.networks.create(name, internal=internal)
+        network.reload()
+        gateway: str = network.attrs["IPAM"]["Config"][0]["Gateway"]
+        return gateway
+
+    def hosts(self, network: str) -> dict[str, str]:
+        """`extra_hosts` for containers on a network: the name under which Kafka's second listener advertises itself."""
+        config = self.client.networks.get(network).attrs["IPAM"]["Config"][0]
+        return {HOST_IN_CONTAINERS: config["Gateway"]}
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as link:
+            link.connect(f"{self.folder}/docker.sock")
+            link.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+            return b"200 OK" in link.recv(64)
+        return False
+
+    def _take_folder(self) -> int:
+        for slot in range(ENGINES_MAX):
+            self.folder = self._root / str(slot)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / "lock").open("w")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.close()
+                continue
+            self._lock = lock
+            wait_until(self._is_vacant, 30, f"the dockerd a killed session left in {self.folder} to end")
+            return slot
+        raise Unavailable(f"{ENGINES_MAX} test engines run already below {self._root}: end some of those test sessions")
+
+    def _is_vacant(self) -> bool:
+        pidfile = self.folder / "dockerd.pid"
+        return not pidfile.exists() or not Path("/proc", pidfile.read_text().strip(), "comm").exists()
+
+    def _load(self, base: Path) -> None:
+        repository, tag = "sitestream/test-base", f"bookworm-{base.stat().st_mtime_ns}"  # a rebuilt one is taken anew
+        self.base_image = f"{repository}:{tag}"
+        try:
+            self.client.images.get(self.base_image)
+        except ImageNotFound:
+            self.client.api.import_image_from_file(str(base), repository=repository, tag=tag)
+
+
+def _base_tarball() -> Path:
+    tarball = cache_dir() / "base-bookworm.tar"
+    if not tarball.exists():
+        raise Unavailable(f"the base image of the test engine is missing ({tarball}): {CURE}")
+    return tarball

@@ -1,0 +1,67 @@
+"""Fixtures that hand out real parts: each is started at its first use, once a session, on a free port.
+
+A test that breaks a part for good starts its own, e.g. `EmbeddedKafka(tmp_path).start()`; one that stops a shared part
+must start it again. A part that is not installed is an error that names the cure.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from containers.embedded import EmbeddedKafka
+from tests.bed.engine import HOST_IN_CONTAINERS, Engine
+from tests.bed.mosquitto import Mosquitto
+from tests.bed.prometheus import Prometheus
+from tests.bed.s3 import S3
+
+
+@pytest.fixture
+def unique(request: pytest.FixtureRequest) -> str:
+    """A short name that no other test and no earlier run has: for topics, groups, buckets' prefixes and containers."""
+    test = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")
+    return f"{test[:24].rstrip('-')}-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
+    """A Kafka broker: `.bootstrap` from here, `.advertised_bootstrap` from containers (see `Engine.hosts`)."""
+    with EmbeddedKafka(tmp_path_factory.mktemp("kafka"), advertise=HOST_IN_CONTAINERS) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
+    """A Mosquitto broker: `.url`, `.stop()`, `.start()`, `.kill()`."""
+    with Mosquitto(tmp_path_factory.mktemp("mosquitto")) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """An S3 server: `.endpoint`, `.access_key`, `.secret_key`, `.region`, `.bucket`, `.store()`, `.stop()`, `.start()`."""
+    with S3(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """A Docker engine: `.url`, `.client`, `.base_image`, `.network(name)`, `.hosts(network)`."""
+    with Engine() as running:
+        yield running
+
+
+@pytest.fixture
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Prometheus]]:
+    """A factory: `prometheus(targets, rules=())` starts a Prometheus that scrapes `targets` every second."""
+    with ExitStack() as running:
+
+        def start(targets: Sequence[str], rules: Sequence[Path] = ()) -> Prometheus:
+            return running.enter_context(Prometheus(tmp_path_factory.mktemp("prometheus"), targets, rules))
+
+        yield start
