@@ -171,7 +171,7 @@ def _java() -> list[str]:
 
 def _format(java: Sequence[str], properties: Path) -> None:
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
-    words = [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]
+    words = [*java, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(properties)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         log = properties.with_name("format.log")
