@@ -1,0 +1,88 @@
+"""The one contract of every source: `read` gives a batch and its `ack`; errors say what to do next."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, TypeVar
+
+from pipelines.batch import Batch
+from pipelines.clock import Clock
+from pipelines.dead import DeadLetter
+from pipelines.ports import Source
+from pipelines.schema import Schema
+
+TimeUnit = Literal["iso", "s", "ms", "us", "ns"]  # how a device writes time: ISO 8601 text, or a number since 1970
+S_co = TypeVar("S_co", bound=Schema, covariant=True)
+
+
+def stream_name(schema: type[Schema]) -> str:
+    """The name of a source's stream if it is given none: PressVibration -> 'press-vibration'."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", schema.__name__).lower()
+
+
+class EndOfInput(Exception):
+    """There is nothing more to read, ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What one `read` gave."""
+
+    batch: Batch
+    rejects: tuple[DeadLetter, ...]
+    ack: Callable[[], Awaitable[None]]  # called once Kafka has acknowledged the batch and the rejects
+
+
+class Reader(Protocol):
+    """A connected source. Used by one coroutine at a time."""
+
+    async def connect(self) -> None:
+        """Open the link; `NotConnected` if the other side does not answer."""
+        ...
+
+    async def read(self, *, rows_max: int, linger_s: float) -> Read:
+        """Up to `rows_max` readings: waits up to `linger_s` for the first, and as long again for more.
+
+        An empty `Read` means silence. `NotConnected` means that the link broke: connect again; what was not acknowledged
+        will be delivered again if the protocol can. `EndOfInput` means that all has been read.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close the link; never raises."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Where a reader works: its site, which of the site's collectors it belongs to, its secrets and its clock."""
+
+    site: str
+    collector: str
+    secrets_dir: Path
+    clock: Clock
+
+
+class Readable(Source[S_co], Protocol[S_co]):
+    """A source that `collect` reads. A source without a `reader` is a topic that another program writes.
+
+    `reader` is 'module:Class' of its `Reader`, made with (source, Context): the client library loads in `collect` only.
+    """
+
+    @property
+    def reader(self) -> str:
+        """'module:Class'."""
+        ...
+
+    @property
+    def speed(self) -> float:
+        """Seconds of event time that pass in one second: 1 live, more for recordings, 0 if unrelated."""
+        ...
+
+    @property
+    def silence(self) -> str:
+        """The longest that a healthy fleet says nothing; after it the watermark goes on with the clock."""
+        ...

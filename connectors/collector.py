@@ -1,0 +1,203 @@
+"""Collects one source: read, cut into a frame for each partition, hand to Kafka, and only then acknowledge to the devices."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from connectors.backoff import Backoff
+from connectors.base import EndOfInput, Read, Readable, Reader
+from connectors.outlet import Outlet, Record
+from connectors.progress import Progress
+from pipelines import metrics, topics
+from pipelines.batch import TIME_MIN, Batch
+from pipelines.clock import Clock
+from pipelines.dead import DeadLetter
+from pipelines.errors import NotConnected, SitestreamError, Unavailable
+from pipelines.runtime.kafka import partition_of
+from pipelines.schema import Row
+from pipelines.units import duration_s
+from pipelines.wire import FrameInfo, encode
+
+KEYS_CACHED_MAX = 100_000
+ROWS_MAX = 4_096
+STABLE_S = 10.0  # a link that breaks before is no success: two who throw each other out do so ever more slowly
+log = logging.getLogger("collect")
+
+
+class Partitioner:
+    """Device -> partition, by Kafka's own hash of the key's UTF-8 bytes, so that any Kafka client finds the same."""
+
+    def __init__(self, partitions: int) -> None:
+        self.partitions = partitions
+        self.known: dict[str, int] = {}
+
+    def split(self, batch: Batch) -> Iterator[tuple[int, Batch]]:
+        """The rows of each partition that has any, in their order."""
+        if len(self.known) > KEYS_CACHED_MAX:
+            self.known.clear()
+        of_name = np.array([self._of(name) for name in batch.names.to_pylist()], dtype=np.int32)
+        of_row = of_name[batch.codes]
+        for partition in np.unique(of_row).tolist():
+            yield partition, batch.take(of_row == partition)
+
+    def _of(self, name: str) -> int:
+        if name not in self.known:
+            self.known[name] = partition_of(name, self.partitions)
+        return self.known[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much is read at once and how often a silent partition is told the time."""
+
+    rows_max: int = ROWS_MAX
+    linger_s: float = 0.05
+    heartbeat_s: float = 1.0
+
+
+class Framer:
+    """Turns what was read into Kafka records: frames, heartbeats and dead letters. Pure."""
+
+    def __init__(self, site: str, stream: str, collector: str, row: Row, partitions: int, heartbeat_s: float) -> None:
+        self._site, self._stream, self._row, self._heartbeat_s = site, stream, row, heartbeat_s
+        self.source = f"{site}/{stream}/{collector}"
+        self.topic = topics.stream(site, stream)
+        self.partitioner = Partitioner(partitions)
+        self._told_s = [float("-inf")] * partitions
+
+    def frames(self, batch: Batch, watermark: int, now_s: float) -> list[Record]:
+        """A frame for each partition that has rows, and a heartbeat for each that was told nothing for a while."""
+        records = [self._record(p, rows, watermark, now_s) for p, rows in self.partitioner.split(batch)]
+        due = [p for p, told_s in enumerate(self._told_s) if now_s - told_s >= self._heartbeat_s]
+        if watermark > TIME_MIN:
+            records += [self._record(p, batch.take(np.empty(0, np.int64)), watermark, now_s) for p in due]
+        return records
+
+    def last(self, empty: Batch, watermark: int) -> list[Record]:
+        """A heartbeat for every partition."""
+        return [self._record(p, empty, watermark, float("inf")) for p in range(self.partitioner.partitions)]
+
+    def dead(self, letter: DeadLetter) -> Record:
+        """A dead letter."""
+        return Record(topics.dead(self._site), 0, letter.payload, letter.headers("collect"))
+
+    def _record(self, partition: int, batch: Batch, watermark: int, now_s: float) -> Record:
+        self._told_s[partition] = now_s
+        info = FrameInfo(self.source, watermark, len(batch), self._row.fingerprint)
+        return Record(self.topic, partition, encode(batch, self._row), info.headers())
+
+
+class Collector:
+    """One source from its devices to Kafka, until it is stopped or the source ends."""
+
+    def __init__(
+        self,
+        source: Readable[Any],
+        reader: Reader,
+        outlet: Outlet,
+        framer: Framer,
+        site: str,
+        clock: Clock,
+        limits: Limits,
+    ) -> None:
+        self._reader, self._outlet, self._framer, self._clock, self._limits = reader, outlet, framer, clock, limits
+        self._progress = Progress(source.speed, duration_s(source.silence))
+        self._empty = Batch.of_keys(
+            [], np.empty(0, np.int64), {f.qualified: np.empty(0, f.dtype) for f in source.schema.measured().fields}
+        )
+        self.stream = source.stream
+        self.connected = self.ended = False
+        self._up_since_s = 0.0
+        self._site = site
+        self._metrics = {"site": site, "stream": source.stream}
+
+    @property
+    def kafka_up(self) -> bool:
+        """Whether Kafka takes what is sent, as far as is known."""
+        return not self._outlet.failing
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Collect; every failure but the end of the input is logged, counted and survived."""
+        backoff = Backoff()
+        await self._resume()
+        while not stop.is_set() and not self.ended:
+            try:
+                await self._reader.connect()
+                self._link(up=True)
+                await self._pump(stop)
+            except EndOfInput:
+                self._progress.ended()
+                self.ended = await self._finish()
+            except Unavailable as e:
+                self._failed("not_connected" if isinstance(e, NotConnected) else "unavailable", e)
+            except SitestreamError as e:
+                self._failed("config", e)
+            except Exception as e:  # one source's bug does not stop the others
+                log.exception("%s", self.stream)
+                self._failed("bug", e)
+            finally:
+                if self.connected and self._clock.monotonic_s() - self._up_since_s > STABLE_S:
+                    backoff.reset()
+                self._link(up=False)
+                await self._reader.close()
+            if not self.ended:
+                await backoff.wait(stop)
+        await self._outlet.close()
+
+    async def _resume(self) -> None:
+        """Go on from our last watermark, so that windows close even if the whole fleet is silent after a restart."""
+        framer = self._framer
+        newest = await self._outlet.resume(framer.topic, framer.partitioner.partitions, framer.source)
+        if newest > TIME_MIN:
+            self._progress.saw(newest, self._clock.monotonic_s())
+
+    async def _pump(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            got = await self._reader.read(rows_max=self._limits.rows_max, linger_s=self._limits.linger_s)
+            now_s = self._clock.monotonic_s()
+            if len(got.batch):
+                self._progress.saw(int(got.batch.time.max()), now_s)
+            else:
+                self._progress.silent(now_s)
+            records = self._framer.frames(got.batch, self._progress.watermark, now_s)
+            records += [self._framer.dead(letter) for letter in got.rejects]
+            if records:
+                await self._outlet.send(records)
+                self._count(got)
+            await got.ack()
+
+    async def _finish(self) -> bool:
+        try:
+            await self._outlet.send(self._framer.last(self._empty, self._progress.watermark))
+        except Unavailable as e:
+            self._failed("unavailable", e)
+            return False
+        log.info("%s: all has been read", self.stream)
+        return True
+
+    def _link(self, *, up: bool) -> None:
+        if up and not self.connected:
+            log.info("%s: connected", self.stream)
+            self._up_since_s = self._clock.monotonic_s()
+            self._progress.link_up(self._up_since_s)
+        self.connected = up
+        metrics.source_connected.labels(**self._metrics).set(up)
+
+    def _failed(self, reason: str, error: Exception) -> None:
+        log.warning("%s: %s", self.stream, error)
+        metrics.source_errors.labels(**self._metrics, reason=reason).inc()
+
+    def _count(self, got: Read) -> None:
+        if len(got.batch):
+            metrics.source_records.labels(**self._metrics).inc(len(got.batch))
+            metrics.source_last_record.labels(**self._metrics).set(self._clock.now_ns() / 1e9)
+            metrics.source_devices.labels(**self._metrics).set(len(self._framer.partitioner.known))
+        for letter in got.rejects:
+            metrics.source_errors.labels(**self._metrics, reason=letter.reason).inc()
+            metrics.dead_letters.labels(site=self._site, service="collect", reason=letter.reason).inc()

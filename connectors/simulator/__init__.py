@@ -1,0 +1,61 @@
+"""Devices that are not there: a source of synthetic signals, and a fleet that publishes over MQTT (`connectors.simulator.fleet`).
+
+python -m connectors.simulator --help
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Generic, TypeVar
+
+from connectors.base import stream_name
+from pipelines.errors import ConfigError, PlanError
+from pipelines.schema import Schema
+from pipelines.units import duration_ns
+
+S = TypeVar("S", bound=Schema)
+
+
+@dataclass(frozen=True)
+class SignalSource(Generic[S]):
+    """See `source`."""
+
+    reader: ClassVar[str] = "connectors.simulator.reader:SignalReader"
+
+    schema: type[S]
+    stream: str
+    devices: int
+    every: str
+    speed: float
+    seed: int
+    ticks: int | None
+    silence: str = "2s"
+
+    def describe(self) -> dict[str, str]:
+        """See `Source.describe`."""
+        return {"simulated": f"{self.devices} devices every {self.every}", "speed": f"{self.speed:g}"}
+
+
+def source(
+    schema: type[S],
+    *,
+    devices: int = 3,
+    every: str = "1s",
+    speed: float = 1.0,
+    seed: int = 0,
+    ticks: int | None = None,
+    stream: str | None = None,
+) -> SignalSource[S]:
+    """Waves with noise in every column of `schema`, from `devices` devices called 'device-1' …, each `every` so often.
+
+    Time begins now and runs at `speed`; it ends after `ticks` readings of each device, if given. The same `seed` gives the same
+    values.
+    """
+    try:
+        wrong = devices < 1 or speed <= 0 or duration_ns(every) < 1
+    except ConfigError as e:
+        raise PlanError(f"simulator every: {e}") from e
+    if wrong:
+        raise PlanError(f"simulator devices={devices}, every={every!r}, speed={speed}: each must be more than 0")
+    schema.measured()
+    return SignalSource(schema, stream or stream_name(schema), devices, every, speed, seed, ticks)

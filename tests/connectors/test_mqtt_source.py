@@ -1,0 +1,136 @@
+"""The description of an MQTT source: what each mistake is answered with, and that it holds no secret and no library."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connectors import mqtt, topic
+from connectors.mqtt import TopicPattern
+from connectors.secrets import secret
+from pipelines.errors import ConfigError, PlanError
+from pipelines.ports import Sink, Source
+from pipelines.schema import Schema
+from tests.connectors.schemas import Vibration
+
+
+def source(**options: Any) -> Any:
+    return mqtt.source(Vibration, **({"broker": "mqtt://edge", "topic": "press/{device}/vib"} | options))
+
+
+@pytest.mark.parametrize(
+    ("text", "filter_", "key"),
+    [
+        ("press/{device}/vib", "press/+/vib", "p1"),
+        ("press/+/vib", "press/+/vib", "p1"),
+        ("+/{device}/+", "+/+/+", "p1"),
+        ("press/{device}/#", "press/+/#", "p1"),
+        ("press/p1/vib", "press/p1/vib", None),
+        ("#", "#", None),
+    ],
+)
+def test_which_level_is_the_key(text: str, filter_: str, key: str | None) -> None:
+    pattern = TopicPattern.of(text, "device", in_payload=False)
+    assert pattern.filter == filter_
+    assert pattern.matches("press/p1/vib")
+    assert pattern.key("press/p1/vib") == key
+
+
+def test_the_key_can_stand_in_the_payload_although_there_are_wildcards() -> None:
+    assert source(topic="+/+/vib", key="machine").key_field == "machine"
+    assert source(topic="all").key_field == "device"
+    assert source().key_field is None
+
+
+@pytest.mark.parametrize("other", ["press/p1", "press/p1/vib/x", "oven/p1/vib", ""])
+def test_topics_that_were_not_asked_for(other: str) -> None:
+    assert not TopicPattern.of("press/{device}/vib", "device", in_payload=False).matches(other)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (
+            {"topic": "press/{machine}/vib"},
+            "level '{machine}' cannot be used: the key is called {device}, a level to be ignored is written +",
+        ),
+        ({"topic": "+/+/vib"}, "write {device} once, for the level that names the device, and + for the others"),
+        ({"topic": "{device}/{device}"}, "write {device} once"),
+        ({"topic": "press/p+"}, "level 'p+' cannot be used: a wildcard is a whole level"),
+        ({"topic": "press/p{device}"}, "the key is called {device}"),
+        ({"topic": "#/vib"}, "# may only be the last level"),
+        ({"topic": "/press"}, "may not begin with /"),
+        ({"topic": ""}, "may not begin with /"),
+        ({"topic": "$SYS/x"}, "or \\$"),
+        ({"broker": "http://edge"}, "write 'mqtt://host:1883' or 'mqtts://host:8883'"),
+        ({"broker": "edge:1883"}, "write 'mqtt://host:1883'"),
+        ({"password": secret("pw")}, 'write username="…", password=secret'),
+        ({"username": "u", "password": "pw"}, "password=secret"),
+        ({"speed": -1}, "speed is at least 0"),
+        ({"time_unit": "minutes"}, "time_unit is iso, s, ms, us or ns"),
+        ({"future_max": "soon"}, "mqtt future_max: 'soon' is not a duration"),
+        ({"silence": "1"}, "mqtt silence: '1' is not a duration"),
+    ],
+)
+def test_mistakes_are_found_where_they_are_written(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(PlanError) as e:
+        source(**options)
+    assert says.replace("\\", "") in str(e.value)
+
+
+def test_a_password_in_the_url_is_refused_without_showing_it() -> None:
+    with pytest.raises(PlanError) as e:
+        source(broker="mqtt://me:geheim@edge")
+    assert "geheim" not in str(e.value)
+
+
+def test_a_description_shows_no_secret(tmp_path: Path) -> None:
+    (tmp_path / "pw").write_text("geheim\n")
+    made = source(username="me", password=secret("pw"))
+    assert made.password.read(tmp_path) == "geheim"
+    assert "geheim" not in repr(made) + str(made.describe())
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden"])
+def test_a_secret_is_a_plain_file_name(name: str) -> None:
+    with pytest.raises(ConfigError, match="plain name of a file in `secrets_dir`"):
+        secret(name)
+
+
+def test_a_secret_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"secret 'pw' is missing: put it into the file {tmp_path}/pw"):
+        secret("pw").read(tmp_path)
+
+
+def test_the_stream_is_called_as_the_schema() -> None:
+    class PressVibration(Vibration):
+        pass
+
+    assert source().stream == "vibration"
+    assert source(stream="vib").stream == "vib"
+    assert mqtt.source(Vibration, broker="mqtt://e", topic="{device}").describe() == {"mqtt": "mqtt://e/{device}"}
+    assert source(speed=60).describe()["speed"] == "60"
+
+
+def test_descriptions_load_no_client_library() -> None:
+    program = "import sys; from connectors import mqtt, replay, simulator, topic; "
+    program += "print([m for m in sys.modules if 'mqtt' in m or 'kafka' in m])"
+    out = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
+    assert out.stdout.strip() == "['connectors.mqtt']"
+
+
+def test_foreign_topics() -> None:
+    work: Source[Vibration] = topic.compacted(Vibration, "maintenance")
+    rows: Source[Vibration] = topic.append(Vibration, "vib")
+    kept: Sink = topic.results()
+    assert (work.stream, rows.stream, kept.kind, kept.describe()) == ("maintenance", "vib", "topic", {})
+    assert work.describe() == {"topic": "maintenance", "form": "compacted"}
+    assert not hasattr(work, "reader")
+    kept.check(Vibration.measured())
+    assert issubclass(work.schema, Schema)
