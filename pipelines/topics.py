@@ -56,7 +56,7 @@ def commands(site: str) -> str:
 
 
 def acks(site: str) -> str:
-    """What became of commands, JSON, keyed by device."""
+    """What became of commands: the newest state of each, JSON, keyed by command id; compacted."""
     return f"{site}.control.ack"
 
 

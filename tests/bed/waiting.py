@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 POLL_S = 0.05
@@ -23,12 +23,12 @@ def wait_until(probe: Callable[[], T], timeout_s: float = 10, what: str = "") ->
         time.sleep(POLL_S)
 
 
-async def until(probe: Callable[[], T | Awaitable[T]], timeout_s: float = 10, what: str = "") -> T:
+async def until(probe: Callable[[], Any], timeout_s: float = 10, what: str = "") -> Any:
     """`wait_until` for coroutines: `probe` may be a plain or an async function; the event loop keeps running."""
     deadline = time.monotonic() + timeout_s
     while True:
         error: Exception | None = None
-        seen: T | None = None
+        seen: Any = None
         try:
             answer = probe()
             seen = await answer if isinstance(answer, Awaitable) else answer

@@ -1,0 +1,80 @@
+"""Records of Kafka <-> what a task takes and gives. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pipelines import topics
+from pipelines.batch import TIME_MIN
+from pipelines.dead import DeadLetter
+from pipelines.errors import BadData
+from pipelines.plan import Plan
+from pipelines.schema import Row
+from pipelines.task import Emitted
+from pipelines.wire import Frame, FrameInfo, Headers, decode, encode
+
+SERVICE = "process"
+FRAME_BYTES_MAX = 2**20  # of results; more rows make more frames
+DEAD_BYTES_MAX = 2**20  # what is kept of a frame that cannot be used
+
+
+class Received(Protocol):
+    """A record as a consumer gives it."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int:
+        """ms since the epoch, when the broker took it in."""
+        ...
+
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Out:
+    """A record to send."""
+
+    topic: str
+    partition: int
+    value: bytes
+    headers: Headers
+
+
+def read(records: Iterable[Received], row: Row) -> tuple[list[Frame], list[DeadLetter]]:
+    """The frames of some records of one stream, in order; what is not a frame of `row` becomes a dead letter."""
+    frames, dead = [], []
+    for r in records:
+        try:
+            frames.append(Frame(FrameInfo.of(r.headers), decode(r.value or b"", row)))
+        except BadData as e:
+            origin = f"{r.topic}[{r.partition}]@{r.offset}"
+            dead.append(DeadLetter((r.value or b"")[:DEAD_BYTES_MAX], e.reason, str(e), origin))
+    return frames, dead
+
+
+def write(emitted: Emitted, plan: Plan, site: str, partition: int) -> list[Out]:
+    """The frames of what a step gave out. Only the last of them carries the watermark: the others' rows are before it."""
+    row, batch = plan.by_name[emitted.step].row, emitted.batch
+    rows_max = max(1, FRAME_BYTES_MAX // (16 + 8 * (row.windowed + len(row.fields))))
+    outs = []
+    for at in range(0, len(batch), rows_max):
+        part = batch if len(batch) <= rows_max else batch.take(slice(at, at + rows_max))
+        watermark = emitted.watermark if at + rows_max >= len(batch) else TIME_MIN
+        info = FrameInfo(plan.pipeline, watermark, len(part), row.fingerprint)
+        outs.append(Out(plan.topic(site, emitted.step), partition, encode(part, row), info.headers()))
+    return outs
+
+
+def bury(letter: DeadLetter, site: str) -> Out:
+    """A dead letter as a record; its topic has one partition."""
+    return Out(topics.dead(site), 0, letter.payload, letter.headers(SERVICE))

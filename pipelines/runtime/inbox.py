@@ -1,0 +1,67 @@
+"""Inbox: records of one partition number that were fetched and wait to be processed. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+
+from pipelines.runtime.frames import Received
+
+CALL_BYTES_MAX = 16 * 2**20  # of frames that a task is given at once; about a million rows
+
+
+class Inbox:
+    """One queue for each input topic, without holes: what does not begin at the next offset is not taken in."""
+
+    def __init__(self, offsets: Mapping[str, int]) -> None:
+        """`offsets`: of the next record of each input topic."""
+        self.next = dict(offsets)
+        self.bytes = 0
+        self._queues: dict[str, deque[Received]] = {topic: deque() for topic in offsets}
+        self._hole: dict[str, int] = {}
+
+    def __bool__(self) -> bool:
+        return any(self._queues.values())
+
+    def accept(self, topic: str, records: Sequence[Received]) -> int | None:
+        """Queue records of a topic and give None; or the offset to seek to, if they do not begin at the next one.
+
+        Records that begin later again after the seek are what the log has (markers of transactions, retention) and are taken.
+        """
+        first = records[0].offset
+        if first != self.next[topic] and not (first > self.next[topic] and self._hole.get(topic) == first):
+            self._hole[topic] = first
+            return self.next[topic]
+        self._hole.pop(topic, None)
+        self._queues[topic].extend(records)
+        self.bytes += sum(map(_size, records))
+        self.next[topic] = records[-1].offset + 1
+        return None
+
+    def take(self, ended: Collection[str] = (), bytes_max: int = CALL_BYTES_MAX) -> dict[str, list[Received]]:
+        """Records for one call, by topic, in order of offset; empty if there are none or if it is better to wait for more.
+
+        Several inputs are taken in the order in which the broker got them, so that one of them does not run ahead when there
+        is a backlog: nothing newer than what is known of each input, but for those that have `ended` for the time being.
+        """
+        upto = self._known_upto(ended)
+        taken = {}
+        for topic, queue in self._queues.items():
+            size, records = 0, []
+            while queue and size < bytes_max and (upto is None or queue[0].timestamp <= upto):
+                records.append(queue.popleft())
+                size += _size(records[-1])
+            if records:
+                taken[topic] = records
+                self.bytes -= size
+        return taken
+
+    def _known_upto(self, ended: Collection[str]) -> int | None:
+        if len(self._queues) == 1:
+            return None
+        newest = [q[-1].timestamp if q else -1 for topic, q in self._queues.items() if topic not in ended]
+        return min(newest, default=None)
+
+
+def _size(record: Received) -> int:
+    return len(record.value or b"")

@@ -1,0 +1,246 @@
+"""Access to Kafka: the one module that knows aiokafka, so that another client could replace it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any, Literal, TypeAlias
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import KafkaConnectionError, KafkaError, ProducerFenced, TopicAlreadyExistsError, for_code
+from aiokafka.partitioner import murmur2
+
+from pipelines.errors import ConfigError, Unavailable
+from pipelines.topics import Topic
+
+SESSION_TIMEOUT_MS = 6_000  # a killed worker's partitions are back within this
+FETCH_WAIT_MS = 50  # aiokafka has one fetch in flight per broker: a long wait on idle partitions starves the busy ones
+FETCH_PARTITION_BYTES_MAX = 4 * 2**20
+REQUEST_BYTES_MAX = 8 * 2**20
+REQUEST_TIMEOUT_MS = 10_000  # after it a broker that does not answer is taken for dead
+RETRY_BACKOFF_MS = (
+    20  # Kafka 4 refuses the first write of a transaction now and then (KIP-890): the retry must be quick
+)
+TRANSACTION_TIMEOUT_MS = 120_000  # the broker aborts what a dead worker left open, if no other worker did so before
+CREATE_S_MAX = 10.0
+START_S_MAX, STOP_S_MAX = 30.0, 3.0
+
+Client: TypeAlias = Any  # aiokafka's clients are not typed
+Record: TypeAlias = ConsumerRecord[bytes, bytes]
+Place: TypeAlias = TopicPartition
+
+
+class _Kip890Noise(logging.Filter):
+    """Drops the retriable NotEnoughReplicas warnings with which Kafka 4 opens transactions of old-protocol producers."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "NotEnoughReplicas" not in record.getMessage()
+
+
+logging.getLogger("aiokafka.producer.sender").addFilter(_Kip890Noise())
+
+
+async def started(client: Client, brokers: str) -> Client:
+    """Start an aiokafka client; `Unavailable` with the address and the cure if no broker answers."""
+    try:
+        await asyncio.wait_for(client.start(), START_S_MAX)
+    except (KafkaConnectionError, OSError, TimeoutError) as e:
+        await stopped(client)
+        raise Unavailable(
+            f"no Kafka broker answers at {brokers}: start it, or correct `brokers` in the site file"
+        ) from e
+    return client
+
+
+async def stopped(client: Client) -> None:
+    """Stop a client, whatever state it is in and whether or not the broker is there; never raises."""
+    stopping = asyncio.ensure_future((getattr(client, "stop", None) or client.close)())
+    await asyncio.wait([stopping], timeout=STOP_S_MAX)
+    if not stopping.done() or stopping.cancelled() or stopping.exception():
+        stopping.cancel()
+        await discarded(client)
+
+
+async def discarded(client: Client) -> None:
+    """Drop a client at once: nothing more is sent. A transaction that is open is aborted by the next producer of its id.
+
+    aiokafka's own `stop` would wait until everything is flushed, for ever if the broker is gone; and its requests are retried
+    in tasks of their own.
+    """
+    client._closed = True
+    sent = getattr(client, "_message_accumulator", None)
+    if sent is not None:
+        sent.fail_all(KafkaError("dropped"))
+    parts = [getattr(client, name, None) for name in ("_sender", "_fetcher", "_coordinator")]
+    tasks = [task for task in asyncio.all_tasks() if any(_owner(task) is part for part in parts if part is not None)]
+    while tasks:  # the first cancellation of some makes them wait for others
+        for task in tasks:
+            task.cancel()
+        _, pending = await asyncio.wait(tasks, timeout=0.1)
+        tasks = list(pending)
+    with contextlib.suppress(Exception):
+        await (client._client if hasattr(client, "_client") else client.client).close()
+    if sent is not None:
+        _retrieve_errors(client)
+
+
+def _owner(task: asyncio.Task[Any]) -> object:
+    """The object whose method a task runs."""
+    frame = getattr(task.get_coro(), "cr_frame", None)
+    return frame.f_locals.get("self") if frame else None
+
+
+def _retrieve_errors(client: Client) -> None:
+    """aiokafka leaves failed futures behind that nobody awaits; asyncio would print a trace for each of them."""
+    sent = client._message_accumulator
+    batches = [*chain.from_iterable(sent._batches.values()), *sent._pending_batches]
+    futures = [f for batch in batches for f in (batch.future, batch._drain_waiter)]
+    if client._txn_manager is not None:
+        futures.append(client._txn_manager._transaction_waiter)
+    for future in futures:
+        if future is not None and future.done() and not future.cancelled():
+            future.exception()
+
+
+async def producer(brokers: str, *, transactional_id: str | None = None, linger_ms: int = 0) -> Client:
+    """A started idempotent producer (acks=all); transactional if an id is given, which fences older ones of that id."""
+    client = AIOKafkaProducer(
+        bootstrap_servers=brokers,
+        enable_idempotence=True,
+        acks="all",
+        linger_ms=linger_ms,
+        transactional_id=transactional_id,
+        transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+        request_timeout_ms=REQUEST_TIMEOUT_MS,
+        retry_backoff_ms=RETRY_BACKOFF_MS,
+        max_request_size=REQUEST_BYTES_MAX,
+        max_batch_size=2**20,
+    )
+    return await started(client, brokers)
+
+
+def is_fenced(client: Client) -> bool:
+    """Whether a transactional producer learned that a newer one has its id; its own calls may say it in other words."""
+    task = client._sender.sender_task
+    return task.done() and not task.cancelled() and isinstance(task.exception(), ProducerFenced)
+
+
+async def consumer(
+    brokers: str,
+    *topics: str,
+    group: str | None = None,
+    isolation: Literal["read_committed", "read_uncommitted"] = "read_committed",
+    **options: Any,
+) -> Client:
+    """A started consumer from the earliest offset that never commits by itself and sees only committed records.
+
+    Partitions are assigned by range: partition p of every topic goes to the same member of the group.
+    """
+    client = AIOKafkaConsumer(
+        *topics,
+        bootstrap_servers=brokers,
+        group_id=group,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level=isolation,
+        partition_assignment_strategy=(RangePartitionAssignor,),
+        session_timeout_ms=SESSION_TIMEOUT_MS,
+        heartbeat_interval_ms=SESSION_TIMEOUT_MS // 3,
+        request_timeout_ms=REQUEST_TIMEOUT_MS,
+        fetch_max_wait_ms=FETCH_WAIT_MS,
+        max_partition_fetch_bytes=FETCH_PARTITION_BYTES_MAX,
+        **options,
+    )
+    return await started(client, brokers)
+
+
+async def cluster_id(brokers: str) -> str:
+    """The id that a Kafka cluster was given when it was set up; `Unavailable` if no broker answers."""
+    admin = await started(AIOKafkaAdminClient(bootstrap_servers=brokers), brokers)
+    try:
+        return str((await admin.describe_cluster())["cluster_id"])
+    finally:
+        await stopped(admin)
+
+
+async def at_end(consumer: Client, place: Place) -> bool:
+    """Whether everything that is committed in a partition, as far as the last fetch knows, has been handed out."""
+    end = consumer.last_stable_offset(place)
+    return end is not None and await consumer.position(place) >= end
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """The partition of a key, as Kafka's own clients compute it."""
+    return int(murmur2(key.encode()) & 0x7FFFFFFF) % partitions
+
+
+async def ensure(brokers: str, topics: Iterable[Topic]) -> None:
+    """Create the topics that do not exist; `ConfigError` if one exists with another number of partitions."""
+    wanted = {t.name: t for t in topics}
+    admin = await started(AIOKafkaAdminClient(bootstrap_servers=brokers), brokers)
+    try:
+        existing = set(await admin.list_topics())
+        await _create(admin, [t for t in wanted.values() if t.name not in existing])
+        for name, have in (await _partitions(admin, list(wanted))).items():
+            if have != (want := wanted[name].partitions):
+                raise ConfigError(
+                    f"topic {name} has {have} partitions, the site wants {want}: set `partitions = {have}` in the site "
+                    "file (changing the number would move devices to other partitions and break their order)"
+                )
+    finally:
+        await stopped(admin)
+
+
+async def _partitions(admin: Client, names: Sequence[str]) -> dict[str, int]:
+    """Number of partitions of each topic, once the broker knows all of them: that takes a moment after their creation."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + CREATE_S_MAX
+    while True:
+        found = {t["topic"]: len(t["partitions"]) for t in await admin.describe_topics(names)} if names else {}
+        if all(found.get(name) for name in names):
+            return found
+        if loop.time() > deadline:
+            missing = ", ".join(name for name in names if not found.get(name))
+            raise Unavailable(
+                f"the broker does not show the topics {missing} {CREATE_S_MAX:.0f} s after their creation"
+            )
+        await asyncio.sleep(RETRY_BACKOFF_MS / 1000)
+
+
+async def _create(admin: Client, topics: Sequence[Topic]) -> None:
+    if not topics:
+        return
+    new = [
+        NewTopic(t.name, t.partitions, -1, {}, dict(t.settings)) for t in topics
+    ]  # -1: the broker's replication factor
+    answer = await admin.create_topics(new)
+    for name, code, *message in answer.topic_errors:
+        error = for_code(code)
+        if code and error is not TopicAlreadyExistsError:
+            reason = " ".join(str(m) for m in message if m)
+            raise Unavailable(f"topic {name} could not be created: {error.__name__} {reason}")
+
+
+__all__ = [
+    "Client",
+    "ConsumerRebalanceListener",
+    "KafkaError",
+    "Place",
+    "ProducerFenced",
+    "Record",
+    "at_end",
+    "cluster_id",
+    "consumer",
+    "discarded",
+    "ensure",
+    "is_fenced",
+    "partition_of",
+    "producer",
+    "started",
+    "stopped",
+]
