@@ -20,6 +20,7 @@ class ReplaySource(Generic[S]):
     """See `source`."""
 
     reader: ClassVar[str] = "connectors.replay.reader:ReplayReader"
+    recorded: ClassVar[bool] = True  # its times are of the past, whatever the speed
 
     schema: type[S]
     stream: str

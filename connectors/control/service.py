@@ -1,0 +1,156 @@
+"""The control service: `python -m connectors.control.service --config FILE`. One per site."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import faust
+from faust.exceptions import FaustError
+
+from connectors.control.account import Account, read
+from connectors.control.app import app_of
+from connectors.control.bridge import Bridge, Origin, origins
+from connectors.control.desk import Desk
+from connectors.control.link import Broker, Link
+from pipelines import metrics, topics
+from pipelines.clock import SystemClock
+from pipelines.dead import DeadLetter
+from pipelines.errors import ConfigError, Unavailable
+from pipelines.load import load
+from pipelines.plan import Plan
+from pipelines.runtime import kafka
+from pipelines.runtime.serve import Health
+from pipelines.runtime.service import run_service
+from pipelines.settings import Settings
+
+END_S_MAX = 10.0  # shorter than the drain time of `run_service`
+CONDITIONS = ("connected", "commands", "mqtt")  # to Kafka; assigned the command topic; to the devices
+
+
+def broker_of(settings: Settings, plan: Plan) -> Broker:
+    """Where commands go: the site's option `mqtt`, or else the sinks' broker, or else that of the pipeline's MQTT source."""
+    sinks = [sink for _, sink in plan.sinks_of("control")]
+    sources = [s for s in plan.sources.values() if str(getattr(s, "broker", "")).startswith("mqtt")]
+    named: list[Any] = [s for s in sinks if s.broker] or sources
+    option = settings.options.get("mqtt")
+    urls = [option] if option else sorted({s.broker for s in named})
+    if len(urls) != 1:
+        found = f"would go to {len(urls)} MQTT brokers ({', '.join(urls)})" if urls else "have no MQTT broker"
+        raise ConfigError(
+            f"commands of {plan.pipeline} {found}: "
+            "write the same control.command(…, broker='mqtt://host') everywhere, or set the site option mqtt"
+        )
+    who = named[0] if named else sinks[0]
+    return Broker.of(
+        urls[0], Path(settings.secrets_dir), username=getattr(who, "username", None), password=getattr(who, "password", None),
+        ca=getattr(who, "ca", None),
+    )  # fmt: skip
+
+
+async def main(settings: Settings, health: Health, stop: asyncio.Event) -> None:
+    """Carry commands until told to stop."""
+    plan = load(settings.pipeline).plan()
+    sources = origins(plan, settings.site)
+    if not sources:
+        raise ConfigError(f"{settings.pipeline}: nothing to control: no stream has a .to(control.command(…))")
+    broker = broker_of(settings, plan)
+    await kafka.ensure(settings.brokers, _topics(plan, settings, sources))
+    quiet()
+    producer = await kafka.producer(settings.brokers)
+
+    async def bury(letter: DeadLetter) -> None:
+        metrics.dead_letters.labels(settings.site, "control", letter.reason).inc()
+        logging.getLogger("control").warning("dead letter from %s: %s", letter.origin, letter.message)
+        try:
+            await producer.send_and_wait(topics.dead(settings.site), letter.payload, headers=letter.headers("control"))
+        except kafka.KafkaError as e:
+            raise Unavailable(f"Kafka did not take a dead letter: {e!r}") from e
+
+    account = await Account.open(settings.brokers, settings.site)
+    try:
+        entries = await read(settings.brokers, settings.site)  # after the account is open: nobody else adds to them
+        patterns = list({o.sink.topic: None for each in sources.values() for o in each})
+        link = Link(broker, f"{settings.site}-control", sorted({t.ack_filter for t in patterns}), health)
+        desk = Desk(settings.site, patterns, entries, account, link, bury, SystemClock())
+        bridge = Bridge(settings, sources, producer, bury, health)
+        await _run(app_of(settings, desk, health), desk, link, bridge, stop)
+    finally:
+        await account.close()
+        await kafka.stopped(producer)
+
+
+async def _run(app: faust.App, desk: Desk, link: Link, bridge: Bridge, stop: asyncio.Event) -> None:
+    """Run the parts side by side; when one fails or `stop` is set, end all in order."""
+    work = [asyncio.create_task(c) for c in (desk.run(stop), bridge.run(stop))]
+    parts = [*work, *(asyncio.create_task(c) for c in (link.run(desk.hear, desk.connected), _host(app), stop.wait()))]
+    try:
+        await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+        for part in parts:
+            if part.done():
+                part.result()
+        await asyncio.gather(*work)
+    finally:
+        _end_in_time(sys.exception())
+        for part in parts:
+            part.cancel()
+        await asyncio.gather(*parts, return_exceptions=True)
+        await app.stop()
+
+
+def _end_in_time(error: BaseException | None) -> None:
+    """End the process, with its error, if it has not ended by itself: without Kafka neither Faust nor aiokafka is sure to."""
+
+    def end() -> None:
+        print(
+            f"control: {error or f'Kafka is away: not all parts stopped within {END_S_MAX:.0f} s'}",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
+
+    timer = threading.Timer(END_S_MAX, end)
+    timer.daemon = True
+    timer.start()
+
+
+async def _host(app: faust.App) -> None:
+    """Run the Faust app; raises what ended it."""
+    await app.start()
+    await app.wait_until_stopped()
+    reason = app.crash_reason
+    if reason is None or isinstance(reason, (kafka.KafkaError, FaustError)):
+        raise Unavailable(f"Faust ended: {reason!r}") from reason
+    raise reason
+
+
+def _topics(plan: Plan, settings: Settings, sources: dict[str, list[Origin]]) -> list[topics.Topic]:
+    site, partitions = settings.site, settings.partitions
+    return [
+        *(topics.data(name, partitions) for name in sources),
+        topics.data(topics.commands(site), partitions, retention_bytes=64 * 2**20),
+        topics.compacted(topics.acks(site), partitions),
+        topics.data(topics.dead(site), 1),
+    ]
+
+
+def quiet() -> None:
+    """Faust and mode say nothing: what ends the app is raised here, and the rest is noise (tables, traces)."""
+    for name in ("faust", "mode", "connectors.control.app"):  # the last is what mode calls the classes there
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    asyncio.get_running_loop().set_exception_handler(_left_behind)
+
+
+def _left_behind(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """aiokafka leaves failed futures behind that nobody awaits; what matters it raises as well."""
+    if not isinstance(context.get("exception"), kafka.KafkaError):
+        loop.default_exception_handler(context)
+
+
+if __name__ == "__main__":
+    sys.exit(run_service("control", main, conditions=CONDITIONS))
