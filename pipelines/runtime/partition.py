@@ -103,7 +103,7 @@ class PartitionWorker:
         start = self._clock.monotonic_s()
         producer = await kafka.producer(self._job.brokers, transactional_id=self._job.transactional_id(self.partition))
         try:
-            restored = await restore(self._job, self.partition)  # only now: the producer has fenced and aborted others
+            restored = await restore(self._job, self.partition)  # only now: no transaction of others can end any more
         except BaseException:
             await kafka.discarded(producer)
             raise
@@ -123,7 +123,6 @@ class PartitionWorker:
         assert session is not None
         while not self._closing.is_set():
             if session.compute(await self._ended()):
-                self._retry_s = RETRY_S_MIN
                 self._freed()
                 await asyncio.sleep(0)
             else:
@@ -132,6 +131,8 @@ class PartitionWorker:
                 await session.commit()
             elif session.settled:
                 await session.settle()
+            if session.committed:
+                self._retry_s = RETRY_S_MIN
         async with asyncio.timeout(CLOSE_S_MAX):
             await session.finish()
 

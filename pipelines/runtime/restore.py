@@ -28,8 +28,10 @@ class Restored:
 
 
 async def restore(job: Job, partition: int) -> Restored:
-    """Rebuild the task of a partition number; the caller has fenced other writers already.
+    """Rebuild the task of a partition number.
 
+    The caller has opened the transactional producer: from then on no other writer can commit, and the transactions of those
+    before are complete. (A commit is acknowledged before readers see it; what is read earlier may miss the last one.)
     `StateError` if the state cannot be used, `Unavailable` if the broker does not give it.
     """
     consumer = await kafka.consumer(job.brokers)

@@ -45,8 +45,8 @@ class Runner(kafka.ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then finish, snapshot, commit and leave the group.
 
-        `Unavailable` if no broker answers at the start; later its absence is waited out. `StateError`, `LimitExceeded` and
-        `BadData` are for good and raised after the other partitions were closed in order.
+        `Unavailable` if no broker answers at the start; later its absence is waited out. `StateError` and `LimitExceeded` are
+        for good: they are raised after the other partitions were closed in order.
         """
         self._health.set(**dict.fromkeys(CONDITIONS, False))
         self._consumer = await kafka.consumer(self._job.brokers, group=self._job.group)
@@ -96,13 +96,9 @@ class Runner(kafka.ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
             if self._stopping:
                 return
             self._consumer.pause(*places)
-            for partition, inputs in sorted(count.items()):
-                if inputs < len(
-                    self._job.streams
-                ):  # workers of two versions are in the group: the next rebalance will do
-                    log.warning(
-                        "%s[%d]: assigned without all of its inputs; waiting", self._job.plan.pipeline, partition
-                    )
+            for partition in sorted(count):
+                if count[partition] < len(self._job.streams):  # workers of two versions are in the group for a while
+                    log.warning("%s[%d]: assigned without all its inputs; waiting", self._job.plan.pipeline, partition)
                 elif partition not in self._workers:
                     self._start(partition)
         metrics.rebalances.labels(self._job.site, self._job.plan.pipeline).inc()

@@ -1,0 +1,41 @@
+"""The pipelines that these tests run; a worker process loads this very file. Sums are of whole numbers, hence exact."""
+
+from __future__ import annotations
+
+from pipelines import Col, Key, Pipeline, Schema, agg, tumbling
+from tests.core.programs import Feed, Shelf
+
+
+class Reading(Schema):
+    device = Key[str]()
+    x = Col[float]("mm")
+
+
+class Setting(Schema):
+    device = Key[str]()
+    base = Col[float]("mm")
+
+
+class Tens(Schema):
+    """Ten seconds of readings."""
+
+    n = agg.count()
+    total = agg.sum(Reading.x)
+    low = agg.min(Reading.x)
+    high = agg.max(Reading.x)
+
+
+class Excess(Schema):
+    over = Reading.x - Setting.base
+
+
+plant = Pipeline("plant")
+plant.read(Feed(Reading, "readings")).window(tumbling("10s", late="0s"), Tens).to(Shelf())
+
+plant_changed = Pipeline("plant")
+plant_changed.read(Feed(Reading, "readings")).window(tumbling("20s", late="0s"), Tens).to(Shelf())
+
+compared = Pipeline("compared")
+compared.read(Feed(Reading, "readings")).join(compared.table(Feed(Setting, "settings")), how="inner").select(Excess).to(
+    Shelf()
+)

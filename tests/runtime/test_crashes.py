@@ -1,0 +1,68 @@
+"""Two worker processes, a steady stream of readings, and `kill -9`: nothing missing, nothing doubled, sums exact."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+
+from containers.embedded import EmbeddedKafka
+from tests.runtime.site import Rows, Site, Worker, story, truth
+
+SEED = 20261123
+KILLS = 5
+PARTITIONS = 4
+FRAMES_A_SECOND = 40
+
+
+@pytest.fixture
+def workers(kafka: EmbeddedKafka, unique: str, tmp_path: Path) -> list[Worker]:
+    site = Site(unique, kafka.bootstrap, partitions=PARTITIONS)
+    return [site.worker(tmp_path, number) for number in range(2)]
+
+
+async def test_five_random_kills_leave_the_results_exact(workers: list[Worker]) -> None:
+    site = await workers[0].site.create()
+    sent: list[Rows] = []
+    done = asyncio.Event()
+    try:
+        for worker in workers:
+            worker.start()
+        producing = asyncio.create_task(_produce(site, sent, done))
+        await _kill_at_random(workers, random.Random(SEED))
+        done.set()
+        await producing
+        await site.close_windows()
+        assert len(sent) > 1000
+        await site.wait_for_windows(truth(sent), timeout_s=25)
+        assert [worker.stop() for worker in workers] == [0, 0]
+    except BaseException:
+        print(*(worker.text for worker in workers), sep="\n-----\n")
+        raise
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+async def _produce(site: Site, sent: list[Rows], done: asyncio.Event) -> None:
+    """A frame of each partition at a time, each a second of event time after the one before."""
+    second = 0
+    while not done.is_set():
+        for partition in range(PARTITIONS):
+            frames = story(5, partition=partition, start=second)
+            await site.send(frames, partition=partition)
+            sent += frames
+        second += 5
+        await asyncio.sleep(5 / FRAMES_A_SECOND)
+
+
+async def _kill_at_random(workers: list[Worker], rng: random.Random) -> None:
+    await asyncio.sleep(3)
+    for _ in range(KILLS):
+        victim = rng.choice(workers)
+        victim.kill()
+        await asyncio.sleep(rng.uniform(0, 1))
+        victim.start()
+        await asyncio.sleep(rng.uniform(0.5, 3.5))
