@@ -53,7 +53,7 @@ class View:
         found = {name: scrape(port) for name, port in self.ports.items()}
         self._measure(found["collect"].total("source_records_total"))
         if self._live:
-            self._live.update(self._panel(found), refresh=True)
+            self._live.update(self.panel(found), refresh=True)
         elif self.clock.monotonic_s() - self._told_s >= PLAIN_EVERY_S:
             self._told_s = self.clock.monotonic_s()
             facts = ", ".join(f"{k} {v}" for k, v in self._facts(found).items())
@@ -79,7 +79,8 @@ class View:
             "uploaded": f"{upload.total('upload_bytes_total') / 1e3:,.0f} kB, {upload.total('upload_rows_total'):,.0f} rows",
         }
 
-    def _panel(self, found: Mapping[str, Readings]) -> Panel:
+    def panel(self, found: Mapping[str, Readings]) -> Panel:
+        """The figures as a picture for a terminal."""
         table = Table.grid(padding=(0, 2))
         table.add_row("published", f"{self.published():,} of {self.total:,} readings")
         for name, text in self._facts(found).items():

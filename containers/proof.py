@@ -55,9 +55,10 @@ def number(sql: str) -> int:
 
 def sparkline(values: Sequence[float], width: int) -> str:
     """Values as a line of bars, averaged to `width` of them."""
-    groups = [values[i * len(values) // width : (i + 1) * len(values) // width] for i in range(min(width, len(values)))]
-    means = [sum(g) / len(g) for g in groups if len(g)]
-    low, high = min(means), max(means)
+    n = min(width, len(values))
+    groups = [values[i * len(values) // n : (i + 1) * len(values) // n] for i in range(n)]
+    means = [sum(group) / len(group) for group in groups]
+    low, high = min(means, default=0.0), max(means, default=0.0)
     return "".join(BARS[int((m - low) / ((high - low) or 1) * (len(BARS) - 1))] for m in means)
 
 
