@@ -44,7 +44,9 @@ class ColdSnap(Schema):
 
 weather = Pipeline("weather")
 
-readings = weather.read(mqtt.source(Weather, broker=BROKER, topic="weather/{station}/reading", speed=SPEED, silence="5s"))
+readings = weather.read(
+    mqtt.source(Weather, broker=BROKER, topic="weather/{station}/reading", speed=SPEED, silence="5s")
+)
 readings.to(parquet.dataset("weather/reading", every=EVERY))
 
 day = readings.window(tumbling("1d", late="14d"), Day)

@@ -1,0 +1,44 @@
+"""`pipeline`: the command of operators. Exit codes: 0 done or no change, 1 error, 2 changes (`plan --detailed-exitcode`),
+3 failed and rolled back, 4 failed and not rolled back, 64 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import click
+
+from containers import cli_pipeline, cli_site
+from containers.cli_shared import Root, shared
+from containers.packages import own_version
+
+
+@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(own_version(), message="%(version)s")
+@shared
+def main() -> None:
+    """Bring pipelines to sites, and see how they are.
+
+    \b
+    A first time, from a pipeline file and a site file:
+      pipeline check  --site hall1.toml
+      pipeline plan   --site hall1.toml
+      pipeline deploy --site hall1.toml
+      pipeline status --site hall1.toml
+    """
+
+
+for command in (
+    cli_pipeline.check,
+    cli_pipeline.graph,
+    cli_site.build,
+    cli_site.plan,
+    cli_site.deploy,
+    cli_site.rollback,
+    cli_site.status,
+    cli_site.logs,
+    cli_site.destroy,
+    cli_pipeline.device,
+):
+    main.add_command(command)
+
+if __name__ == "__main__":
+    main()

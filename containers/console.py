@@ -1,0 +1,73 @@
+"""What the operator sees: data on stdout, as text or as one JSON object; progress and errors on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import click
+from rich.console import Console as Rich
+from rich.text import Text
+
+JSON_VERSION = 1  # of every JSON object that goes to stdout
+Colour = Literal["green", "yellow", "red", "cyan"]
+
+
+@dataclass
+class Console:
+    """How to speak. Colours and the spinner only where a terminal listens."""
+
+    output: Literal["text", "json"] = "text"
+    colour: bool = True
+
+    def data(self, text: str, value: dict[str, object]) -> None:
+        """The result of a command: `text` for people, `value` for programs."""
+        if self.output == "json":
+            text = json.dumps({"version": JSON_VERSION, **value}, default=str)
+        click.echo(text, color=None if self.colour else False)
+
+    def __call__(self, text: str, *, bad: bool = False) -> None:
+        """One line of progress, or several lines of a log."""
+        rich = self._rich()
+        if rich.is_terminal:
+            rich.print(Text(text, style="red" if bad else ""))
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def error(self, message: str) -> None:
+        """The one line that says what went wrong."""
+        self(f"error: {message}", bad=True)
+
+    @contextmanager
+    def working(self, what: str) -> Iterator[None]:
+        """Shows that something is going on, if there is a terminal to show it on."""
+        rich = self._rich()
+        if not rich.is_terminal:
+            yield
+            return
+        with rich.status(what):
+            yield
+
+    def _rich(self) -> Rich:
+        return Rich(stderr=True, no_color=not self.colour, highlight=False)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns in line, as wide as they need to be; no frame, so that other programs can read it, too."""
+    widths = [max(len(click.unstyle(cell)) for cell in column) for column in zip(head, *rows, strict=True)]
+    return "\n".join(
+        "  ".join(_padded(c, w) for c, w in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)
+    )
+
+
+def _padded(cell: str, width: int) -> str:
+    return cell + " " * (width - len(click.unstyle(cell)))
+
+
+def coloured(text: str, colour: Colour) -> str:
+    """Text in a colour; taken out again where no terminal listens."""
+    return click.style(text, fg=colour)

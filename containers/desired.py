@@ -1,0 +1,306 @@
+"""What must run on a site: for each service its image, settings, secrets and limits, and a fingerprint of all of them.
+
+A service is replaced when its fingerprint changes and only then. The pipeline file is in every image, but what counts of it is
+the part that the service uses: another window replaces `process` alone, another MQTT topic `collect` (and `control`, which talks
+to the same broker by default).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from connectors.secrets import Secret
+from containers import images, names
+from containers.commands import CreateContainer, File, Image
+from containers.images import Base, Contents
+from containers.profiles import (
+    CONFIG_DIR,
+    DATA_DIR,
+    METRICS_PORT,
+    PIPELINE_DIR,
+    PROFILES,
+    SECRETS_FOLDER,
+    SETTINGS_FILE,
+    UID,
+    Limits,
+    Mount,
+    Profile,
+    container_config,
+)
+from containers.site import GATEWAY, SiteFile
+from pipelines.errors import ConfigError
+from pipelines.expr import Expr
+from pipelines.plan import SOURCES, Plan
+from pipelines.schema import Col, Schema
+from pipelines.settings import Settings
+from pipelines.units import size_bytes
+
+STORE_SECRETS = {
+    "s3": ("s3_access_key", "s3_secret_key")
+}  # by scheme of the store, as connectors.upload.store reads them
+
+
+@dataclass(frozen=True)
+class Desired:
+    """A service as it must be. `parts` are what its fingerprint is made of, by name, each a hash."""
+
+    profile: Profile
+    contents: Contents = field(repr=False)
+    settings: Settings
+    secrets: tuple[File, ...]
+    networks: tuple[str, ...]
+    hosts: Mapping[str, str]  # name -> IP address or `gateway`
+    mounts: tuple[Mount, ...]  # besides the configuration
+    limits: Limits
+    pipeline: str  # name and fingerprint of the plan
+    parts: Mapping[str, str]
+
+    @property
+    def service(self) -> str:
+        """The service's name."""
+        return self.profile.service
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hex digits that change when the service must be replaced."""
+        return _hash(dict(self.parts))
+
+    @cached_property
+    def image(self) -> Image:
+        """Its image."""
+        return images.service_image(self.profile, self.contents)
+
+    @property
+    def config_volume(self) -> str:
+        """Name of the volume with settings and secrets; never changed once it is in use."""
+        return names.config(self.settings.site, self.service, self.fingerprint)
+
+    @property
+    def config_files(self) -> tuple[File, ...]:
+        """What is in that volume."""
+        return (File(SETTINGS_FILE, msgspec.json.format(msgspec.json.encode(self.settings))), *self.secrets)
+
+    @property
+    def settings_shown(self) -> dict[str, Any]:
+        """Its settings as plain values; there is no secret among them."""
+        shown: dict[str, Any] = msgspec.to_builtins(self.settings)
+        return shown
+
+    @property
+    def secret_names(self) -> list[str]:
+        """Names of its secrets."""
+        return [s.path.rpartition("/")[2] for s in self.secrets]
+
+    def container_name(self, revision: int) -> str:
+        """Name of its container of a revision."""
+        return names.container(self.settings.site, self.service, revision)
+
+    def container(self, revision: int, gateway: str) -> CreateContainer:
+        """The container of a revision; `gateway` is the IP address of the site's machine in the first of its networks."""
+        labels = {
+            names.SITE: self.settings.site,
+            names.SERVICE: self.service,
+            names.REVISION: str(revision),
+            names.FINGERPRINT: self.fingerprint,
+            names.PIPELINE: self.pipeline,
+            names.IMAGES: _json([self.image.tag, self.contents.parent_tag, self.contents.packages_tag]),
+            names.CONFIG: self.config_volume,
+            names.PARTS: _json(self.parts),
+            names.SETTINGS: _json(self.settings),
+        }
+        hosts = {name: gateway if address == GATEWAY else address for name, address in self.hosts.items()}
+        mounts = (Mount(self.config_volume, CONFIG_DIR, read_only=True), *self.mounts)
+        config = container_config(
+            self.service,
+            self.image.tag,
+            networks=self.networks,
+            hosts=hosts,
+            mounts=mounts,
+            limits=self.limits,
+            labels=labels,
+        )
+        return CreateContainer(self.container_name(revision), config, self.networks[1:])
+
+
+def network(site: SiteFile, name: str) -> str:
+    """The Docker network that plays the part `name` (ot, bus, wan) at a site."""
+    return getattr(site.site.networks, name) or names.network(site.site.site, name)
+
+
+def work_for(plan: Plan) -> list[Profile]:
+    """The services for which a plan has work, in the order in which they are replaced."""
+    busy = {"collect": bool(_readable(plan)), "process": bool(plan.outputs)}
+    return [p for p in PROFILES.values() if (any(plan.sinks_of(p.sink)) if p.sink else busy[p.service])]
+
+
+def desired(site: SiteFile, plan: Plan, base: Base) -> list[Desired]:
+    """Every service that the plan needs at the site.
+
+    Reads our own code, the pipeline's files and the secrets. `ConfigError` if something of that is missing.
+    """
+    check(site, plan)
+    return [_desired(site, plan, base, profile) for profile in work_for(plan)]
+
+
+def check(site: SiteFile, plan: Plan) -> None:
+    """`ConfigError` if the pipeline needs something that the site file does not give. Looks at no secret and no engine."""
+    if any(plan.sinks_of("parquet")) and not site.site.store:
+        raise ConfigError(
+            f"{site.path}: the pipeline writes Parquet tables and there is no `store`: add store = 's3://bucket/folder'"
+        )
+    for profile in work_for(plan):
+        given = getattr(site.site.services, profile.service).secrets
+        for secret, whose in _secrets_needed(site, plan, profile.service).items():
+            if secret not in given:
+                raise ConfigError(
+                    f"{site.path}: {profile.service} needs the secret {secret!r} {whose}: add under "
+                    f"[services.{profile.service}.secrets] a line such as  {secret} = 'file:secrets/{secret}'"
+                )
+
+
+def _secrets_needed(site: SiteFile, plan: Plan, service: str) -> dict[str, str]:
+    """Names of the secrets that a service will ask for, and what for."""
+    needed = dict.fromkeys(sorted(_secrets_in(_part(plan, service))), "which the pipeline file names")
+    if service == "upload":
+        needed |= dict.fromkeys(
+            STORE_SECRETS.get(site.site.store.partition(":")[0], ()), f"for the store {site.site.store}"
+        )
+    return needed
+
+
+def _desired(site: SiteFile, plan: Plan, base: Base, profile: Profile) -> Desired:
+    service, own = profile.service, getattr(site.site.services, profile.service)
+    readers = [s.reader for s in _readable(plan).values()] if service == "collect" else []
+    contents = images.contents(profile, site.pipeline, readers, base)
+    settings = _settings(site, profile)
+    secrets = tuple(_secret(site, service, name, ref) for name, ref in sorted(own.secrets.items()))
+    networks = tuple(network(site, n) for n in profile.networks)
+    mounts = tuple(_mounts(site, profile))
+    limits = Limits(size_bytes(own.memory or profile.memory), own.cpus or profile.cpus)
+    frame = container_config(
+        service, "", networks=networks, hosts=site.site.hosts, mounts=mounts, limits=limits, labels={}
+    )
+    parts = {
+        "base image": base.id,
+        "packages": _hash(contents.pins),
+        "code": contents.code,
+        "pipeline": _hash(identity(_part(plan, service))),
+        "settings": _hash(settings),
+        "secrets": _slow_hash(site.site.site, secrets),
+        "container": _hash((frame, networks)),
+    }
+    pipeline = f"{plan.pipeline} {plan.fingerprint}"
+    return Desired(profile, contents, settings, secrets, networks, site.site.hosts, mounts, limits, pipeline, parts)
+
+
+def _settings(site: SiteFile, profile: Profile) -> Settings:
+    own, s = getattr(site.site.services, profile.service), site.site
+    return Settings(
+        site=s.site,
+        brokers=s.brokers,
+        pipeline=images.pipeline_in_image(site.pipeline, PIPELINE_DIR),
+        partitions=s.partitions,
+        data_dir=DATA_DIR,
+        store=s.store if profile.sink == "parquet" else "",
+        secrets_dir=f"{CONFIG_DIR}/{SECRETS_FOLDER}",
+        metrics_port=METRICS_PORT,
+        log_level=own.log_level,
+        options=own.options,
+    )
+
+
+def _mounts(site: SiteFile, profile: Profile) -> Iterator[Mount]:
+    if profile.keeps:
+        yield Mount(names.data(site.site.site, profile.service), DATA_DIR, read_only=False)
+    if profile.sink == "parquet" and site.site.store.startswith("file:"):
+        folder = urlsplit(site.site.store).path
+        yield Mount(folder, folder, read_only=False)
+
+
+def _secret(site: SiteFile, service: str, name: str, reference: str) -> File:
+    kind, _, where = reference.partition(":")
+    field = f"{site.path}: services.{service}.secrets.{name}"
+    try:
+        content = os.environ[where].encode() if kind == "env" else site.resolve(where).read_bytes()
+    except KeyError as e:
+        raise ConfigError(f"{field}: the environment variable {where} is not set: export it before you deploy") from e
+    except OSError as e:
+        raise ConfigError(
+            f"{field}: the file {site.resolve(where)} cannot be read ({e.strerror}): put the secret there"
+        ) from e
+    if not content.strip():
+        raise ConfigError(f"{field}: {reference} is empty")
+    return File(f"{SECRETS_FOLDER}/{name}", content, mode=0o400, uid=UID)
+
+
+def _part(plan: Plan, service: str) -> Any:
+    """What of a plan decides how a service works."""
+    readings = list(_readable(plan).items())
+    if service == "collect":
+        return readings
+    if service == "process":
+        steps = [(s.name, s.kind, s.ups, s.row, None if s.kind in SOURCES else s.spec) for s in plan.steps]
+        return plan.pipeline, plan.fingerprint, plan.outputs, list(plan.sources), steps
+    served = list(plan.sinks_of(PROFILES[service].sink or ""))
+    written = [(plan.topic("", s.name), s.row, sink) for s, sink in served]
+    borrows_broker = service == "control" and not all(sink.broker for _, sink in served)
+    return (written, readings) if borrows_broker else (written,)
+
+
+def _readable(plan: Plan) -> dict[str, Any]:
+    """The sources that `collect` reads; the others are topics which other programs write."""
+    return {stream: source for stream, source in plan.sources.items() if getattr(source, "reader", None)}
+
+
+def identity(value: Any) -> Any:
+    """A value of lists, texts and numbers that is equal for equal descriptions in any process, and shows every difference."""
+    if isinstance(value, type) and issubclass(value, Schema):
+        absent = [(n, c.absent) for n, c in value.columns().items() if isinstance(c, Col)]
+        return [value.__name__, identity(value.measured()), identity(absent)]
+    if isinstance(value, Expr):
+        return [value.qualified, value.formula()]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [type(value).__name__, *(identity(getattr(value, f.name)) for f in dataclasses.fields(value))]
+    if isinstance(value, Mapping):
+        return sorted([str(k), identity(v)] for k, v in value.items())
+    if isinstance(value, set | frozenset):
+        return sorted((identity(v) for v in value), key=repr)
+    if isinstance(value, list | tuple):
+        return [identity(v) for v in value]
+    return repr(value)
+
+
+def _secrets_in(value: Any) -> Iterator[str]:
+    """Names of all secrets that a description refers to."""
+    if isinstance(value, Secret):
+        yield value.name
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield from _secrets_in([getattr(value, f.name) for f in dataclasses.fields(value)])
+    elif isinstance(value, list | tuple):
+        for v in value:
+            yield from _secrets_in(v)
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value, order="deterministic").decode()
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(_json(value).encode()).hexdigest()[:12]
+
+
+def _slow_hash(site: str, secrets: tuple[File, ...]) -> str:
+    """Changes with any secret. Costly on purpose: it stands in a label, where a weak secret must not be guessed from it."""
+    if not secrets:
+        return "none"
+    text = msgspec.json.encode([(s.path, s.content) for s in secrets])
+    return hashlib.scrypt(text, salt=f"{names.PREFIX}/{site}".encode(), n=2**14, r=8, p=1, dklen=6).hex()

@@ -1,0 +1,354 @@
+"""The Docker engine of a site: executes commands and reads what is there. The only module that imports `docker`."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import socket
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import singledispatchmethod
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+import docker
+import docker.errors
+import docker.tls
+import requests.exceptions
+
+from containers import commands as c
+from containers import names
+from containers.packages import Python
+from containers.profiles import CONFIG_DIR, METRICS_PORT, PROBE, STOP_S, UID
+from containers.rollout import Actual, Container, Record
+from containers.site import EngineTls
+from pipelines.errors import ConfigError, SitestreamError, Unavailable
+
+CALL_TIMEOUT_S = 120  # of one call; a build sends output all the while
+_ASK_PYTHON = (
+    "import json,platform,sys;"
+    "print(json.dumps([sys.version_info[:2],platform.machine(),''.join(platform.libc_ver()[:2])]))"
+)
+
+
+class Engine:
+    """A connected engine. Every method raises `Unavailable` if it does not answer and `ConfigError` if it refuses."""
+
+    def __init__(self, url: str, tls: EngineTls | None = None, folder: Path = Path()) -> None:
+        self.url = url
+        config = tls and docker.tls.TLSConfig(
+            client_cert=(str(folder / tls.cert), str(folder / tls.key)), ca_cert=str(folder / tls.ca), verify=True
+        )
+        if url.startswith("unix://"):
+            _knock(url)
+        with self._explained("connect"):
+            self._docker = docker.DockerClient(
+                base_url=url,
+                version="auto",
+                timeout=CALL_TIMEOUT_S,
+                tls=config or False,
+                use_ssh_client=url.startswith("ssh:"),
+            )
+        self._api: Any = self._docker.api  # the calls that mirror the Engine API, many of them untyped
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._docker.close()
+
+    # reading
+
+    def actual(self, site: str) -> Actual:
+        """Containers and records of a site."""
+        label = {"label": f"{names.SITE}={site}"}
+        with self._explained("list containers"):
+            ids = [found["Id"] for found in self._api.containers(all=True, filters=label)]
+            volumes = self._api.volumes(filters=label)["Volumes"] or []
+        found = [self.container(i) for i in ids]
+        records = [_record(v["Labels"]) for v in volumes if names.RECORD in v["Labels"]]
+        configs = [v["Name"] for v in volumes if names.CONFIG in v["Labels"]]
+        return Actual(
+            tuple(sorted((f for f in found if f), key=lambda f: (f.service, f.revision))),
+            tuple(sorted(records, key=lambda r: r.revision)),
+            tuple(sorted(configs)),
+        )
+
+    def container(self, name: str) -> Container | None:
+        """One of our containers as it is; None if it is not there. Asks a running one itself until the engine has."""
+        with self._explained("inspect a container"):
+            try:
+                seen = self._api.inspect_container(name)
+            except docker.errors.NotFound:
+                return None
+        health = seen["State"].get("Health", {}).get("Status", "starting")
+        if health == "starting" and seen["State"]["Status"] == "running" and self._probe(name):
+            health = "healthy"
+        return _container(seen, health)
+
+    def _probe(self, name: str) -> bool:
+        try:
+            job = self._api.exec_create(name, list(PROBE), user=str(UID))["Id"]
+            self._api.exec_start(job)  # returns when the probe has ended
+            return bool(self._api.exec_inspect(job)["ExitCode"] == 0)
+        except docker.errors.APIError:  # it has just ended
+            return False
+
+    def logs(self, name: str, lines: int, *, since_s: int | None = None) -> str:
+        """The last lines that a container wrote."""
+        with self._explained(f"read the logs of {name}"):
+            raw: bytes = self._api.logs(name, tail=lines, since=since_s)
+        return raw.decode(errors="replace")
+
+    def follow(self, name: str, lines: int) -> Iterator[str]:
+        """The last lines that a container wrote and all that it will write, until it ends."""
+        with self._explained(f"read the logs of {name}"):
+            rest = b""
+            for piece in self._api.logs(name, tail=lines, stream=True, follow=True):
+                *whole, rest = (rest + piece).split(b"\n")
+                yield from (line.decode(errors="replace") for line in whole)
+            if rest:
+                yield rest.decode(errors="replace")
+
+    def image_id(self, name: str) -> str | None:
+        """Id of an image, None if the engine does not have it."""
+        with self._explained(f"look up image {name}"):
+            try:
+                found: str = self._api.inspect_image(name)["Id"]
+            except docker.errors.ImageNotFound:
+                return None
+        return found
+
+    def gateway(self, network: str) -> str:
+        """IP address of the engine's machine in a network; `ConfigError` if there is no such network."""
+        with self._explained(f"look up network {network}"):
+            try:
+                subnets = self._api.inspect_network(network)["IPAM"]["Config"]
+            except docker.errors.NotFound as e:
+                raise ConfigError(
+                    f"the engine has no network {network}: create it, or take its name out of [networks]"
+                ) from e
+        return next((s["Gateway"] for s in subnets or [] if s.get("Gateway")), "")
+
+    def labelled(self, site: str) -> Iterator[c.Command]:
+        """Commands that remove every network and volume of a site, the volumes with data last."""
+        label = {"label": f"{names.SITE}={site}"}
+        with self._explained("list networks and volumes"):
+            networks = [n["Name"] for n in self._api.networks(filters=label)]
+            volumes = [v["Name"] for v in self._api.volumes(filters=label)["Volumes"] or []]
+        yield from (c.RemoveNetwork(name) for name in networks)
+        yield from (c.RemoveVolume(name) for name in sorted(volumes, key=lambda name: name.endswith(names.DATA_SUFFIX)))
+
+    def unused_images(self) -> list[c.Command]:
+        """Commands that remove every image of ours that no container of any site is built on."""
+        with self._explained("list images"):
+            made = self._api.images(filters={"label": names.IMAGE})
+            users = self._api.containers(all=True, filters={"label": names.IMAGES})
+        used = {tag for user in users for tag in json.loads(user["Labels"][names.IMAGES])}
+        tags = sorted(tag for image in made for tag in image["RepoTags"] or [] if tag not in used)
+        return [c.RemoveImage(tag) for tag in tags if tag.startswith(f"{names.PREFIX}/")]
+
+    # images
+
+    def pull(self, name: str) -> str:
+        """Id of an image, which is fetched from its registry if the engine does not have it."""
+        have = self.image_id(name)
+        if have is None:
+            repository, _, tag = name.partition("@") if "@" in name else name.rpartition(":")
+            try:
+                with self._explained(f"pull {name}"):
+                    self._api.pull(repository or name, tag or "latest")
+            except SitestreamError as e:
+                raise Unavailable(
+                    f"the engine does not have the base image {name} and cannot pull it ({e}): load it with  docker load  or "
+                    "docker import, or name another as `base_image` in the site file"
+                ) from e
+        return have or self.image_id(name) or ""
+
+    def python_of(self, image: str) -> Python:
+        """What Python an image has, by asking it; `ConfigError` if it has none."""
+        config = {
+            "Image": image,
+            "Entrypoint": ["python3", "-c", _ASK_PYTHON],
+            "Cmd": None,
+            "User": f"{UID}:{UID}",
+            "HostConfig": {"NetworkMode": "none", "CapDrop": ["ALL"], "ReadonlyRootfs": True},
+        }
+        with self._explained(f"ask {image} for its Python"):
+            made = self._api.create_container_from_config(config)["Id"]
+            try:
+                self._api.start(made)
+                failed = self._api.wait(made)["StatusCode"]
+                answer = self._api.logs(made).decode()
+            except docker.errors.APIError as e:
+                failed, answer = 1, str(e.explanation)
+            finally:
+                self._api.remove_container(made, force=True)
+        if failed:
+            raise ConfigError(
+                f"base image {image} has no python3 that runs ({answer.strip()[-200:]}): take one such as python:3.11-slim"
+            )
+        version, machine, libc = json.loads(answer)
+        return Python(tuple(version), machine, libc.removeprefix("glibc") if libc.startswith("glibc") else "")
+
+    def build(self, image: c.Image) -> None:
+        """Build an image unless the engine has it. There is no network inside the build."""
+        if self.image_id(image.tag):
+            return
+        with tempfile.TemporaryFile() as context, self._explained(f"build {image.tag}"):
+            _write_tar([c.File("Dockerfile", image.dockerfile.encode()), *image.files], context)
+            context.seek(0)
+            output = self._api.build(
+                fileobj=context, custom_context=True, tag=image.tag, network_mode="none", rm=True, forcerm=True,
+                labels={names.IMAGE: image.tag}, decode=True,
+            )  # fmt: skip
+            errors = [line["error"] for line in output if "error" in line]
+        if errors:
+            raise Unavailable(f"image {image.tag} could not be built: {errors[0].strip()}")
+
+    # doing
+
+    def run(self, command: c.Command) -> None:
+        """Execute one command."""
+        with self._explained(str(command)):
+            self._run(command)
+
+    @singledispatchmethod
+    def _run(self, command: c.Command) -> None:
+        raise TypeError(command)
+
+    @_run.register
+    def _(self, command: c.CreateNetwork) -> None:
+        if not self._api.networks(names=[f"^{command.name}$"]):
+            self._api.create_network(command.name, "bridge", internal=command.internal, labels=dict(command.labels))
+
+    @_run.register
+    def _(self, command: c.RemoveNetwork) -> None:
+        _if_there(self._api.remove_network, command.name)
+
+    @_run.register
+    def _(self, command: c.CreateVolume) -> None:
+        self._api.create_volume(command.name, labels=dict(command.labels))
+
+    @_run.register
+    def _(self, command: c.FillVolume) -> None:
+        mounts = [{"Type": "volume", "Source": command.name, "Target": CONFIG_DIR}]
+        config = {"Image": command.image, "HostConfig": {"NetworkMode": "none", "Mounts": mounts}}
+        made = self._api.create_container_from_config(config)["Id"]
+        try:
+            archive = io.BytesIO()
+            _write_tar(command.files, archive)
+            self._api.put_archive(made, CONFIG_DIR, archive.getvalue())
+        finally:
+            self._api.remove_container(made)
+
+    @_run.register
+    def _(self, command: c.RemoveVolume) -> None:
+        _if_there(self._api.remove_volume, command.name)
+
+    @_run.register
+    def _(self, command: c.CreateContainer) -> None:
+        config = {**command.config, "Image": self._api.inspect_image(command.config["Image"])["Id"]}
+        made = self._api.create_container_from_config(config, command.name)["Id"]
+        for network in command.networks:
+            self._api.connect_container_to_network(made, network, aliases=[config["Hostname"]])
+
+    @_run.register
+    def _(self, command: c.StartContainer) -> None:
+        self._api.start(command.name)
+
+    @_run.register
+    def _(self, command: c.StopContainer) -> None:
+        self._api.stop(command.name, timeout=STOP_S)
+
+    @_run.register
+    def _(self, command: c.RemoveContainer) -> None:
+        _if_there(self._api.remove_container, command.name, force=True)
+
+    @_run.register
+    def _(self, command: c.RemoveImage) -> None:
+        with contextlib.suppress(
+            docker.errors.ImageNotFound, docker.errors.APIError
+        ):  # in use, here or by another site
+            self._api.remove_image(command.tag)
+
+    @contextlib.contextmanager
+    def _explained(self, doing: str) -> Iterator[None]:
+        """Turns the client library's errors into ours."""
+        try:
+            yield
+        except docker.errors.APIError as e:
+            _raise_refused(self.url, doing, e)
+        except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as e:
+            raise Unavailable(f"the Docker engine at {self.url} cannot be reached ({doing}): {e}") from e
+
+
+def _raise_refused(url: str, doing: str, error: docker.errors.APIError) -> NoReturn:
+    said = str(error.explanation or error).strip()
+    if "bind source path does not exist" in said:
+        folder = said.rpartition(": ")[2]
+        raise ConfigError(
+            f"the folder {folder} of `store` does not exist on the site's machine: create it there for the services' user:  "
+            f"install -d -o {UID} -g {UID} {folder}"
+        ) from error
+    raise ConfigError(f"the engine at {url} refused: {doing}: {said}") from error
+
+
+def _knock(url: str) -> None:
+    """`Unavailable`, with what to do, if nobody answers at a unix socket. (docker's client would leak its own on failure.)"""
+    try:
+        with socket.socket(socket.AF_UNIX) as link:
+            link.connect(url.removeprefix("unix://"))
+    except PermissionError as e:
+        raise Unavailable(
+            f"the Docker engine at {url} does not let this user in: join its group (usually 'docker'), or use sudo"
+        ) from e
+    except OSError as e:
+        raise Unavailable(f"no Docker engine answers at {url}: start it, or correct `engine` in the site file") from e
+
+
+def _if_there(remove: Callable[..., object], name: str, **options: Any) -> None:
+    with contextlib.suppress(docker.errors.NotFound):
+        remove(name, **options)
+
+
+def _write_tar(files: Iterable[c.File], into: IO[bytes]) -> None:
+    """The same bytes for the same files: no times, no owners but those given."""
+    with tarfile.open(fileobj=into, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for file in files:
+            info = tarfile.TarInfo(file.path)
+            info.mode, info.uid, info.gid = file.mode, file.uid, file.uid
+            if file.path.endswith("/"):
+                info.type, info.mode = tarfile.DIRTYPE, 0o755
+                tar.addfile(info)
+                continue
+            content = file.content.read_bytes() if isinstance(file.content, Path) else file.content
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def _container(seen: Mapping[str, Any], health: str) -> Container:
+    labels, state = seen["Config"]["Labels"], seen["State"]
+    addresses = [n["IPAddress"] for n in seen["NetworkSettings"]["Networks"].values() if n["IPAddress"]]
+    return Container(
+        name=seen["Name"].lstrip("/"),
+        id=seen["Id"][:12],
+        service=labels[names.SERVICE],
+        revision=int(labels[names.REVISION]),
+        fingerprint=labels[names.FINGERPRINT],
+        pipeline=labels[names.PIPELINE],
+        images=tuple(json.loads(labels[names.IMAGES])),
+        config=labels[names.CONFIG],
+        state=state["Status"],
+        health=health,
+        exit_code=state["ExitCode"],
+        restarts=seen["RestartCount"],
+        started_at=state["StartedAt"],
+        address=f"{addresses[0]}:{METRICS_PORT}" if addresses else "",
+        parts=json.loads(labels[names.PARTS]),
+        settings=json.loads(labels[names.SETTINGS]),
+    )
+
+
+def _record(labels: Mapping[str, str]) -> Record:
+    return Record(**json.loads(labels[names.RECORD]))

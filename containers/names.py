@@ -1,0 +1,42 @@
+"""How the things of a site are called on its engine, and the labels by which they are found again."""
+
+from __future__ import annotations
+
+PREFIX = "sitestream"
+SITE = f"{PREFIX}.site"
+SERVICE = f"{PREFIX}.service"
+REVISION = f"{PREFIX}.revision"
+FINGERPRINT = f"{PREFIX}.fingerprint"
+PIPELINE = f"{PREFIX}.pipeline"
+IMAGE = f"{PREFIX}.image"  # of an image: its tag
+IMAGES = f"{PREFIX}.images"  # of a container: tags of its image and of those under it, JSON
+CONFIG = f"{PREFIX}.config"
+PARTS = f"{PREFIX}.parts"  # JSON
+SETTINGS = f"{PREFIX}.settings"  # JSON
+RECORD = f"{PREFIX}.record"  # JSON
+DATA_SUFFIX = "-data"
+
+
+def container(site: str, service: str, revision: int) -> str:
+    """A service's container of one revision."""
+    return f"{PREFIX}-{site}-{service}-r{revision}"
+
+
+def network(site: str, role: str) -> str:
+    """A network of the site: ot, bus or wan."""
+    return f"{PREFIX}-{site}-{role}"
+
+
+def config(site: str, service: str, fingerprint: str) -> str:
+    """The volume with a service's settings and secrets; its content never changes."""
+    return f"{PREFIX}-{site}-{service}-config-{fingerprint}"
+
+
+def data(site: str, service: str) -> str:
+    """The volume with what a service keeps."""
+    return f"{PREFIX}-{site}-{service}{DATA_SUFFIX}"
+
+
+def record(site: str, revision: int) -> str:
+    """The empty volume whose label is the record of a revision."""
+    return f"{PREFIX}-{site}-revision-{revision}"

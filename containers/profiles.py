@@ -1,0 +1,141 @@
+"""What each service may do: least privilege as values. `container_config` is the very body that the engine is given.
+
+All: a user of its own, read-only root, no capabilities, no new privileges, the engine's default seccomp filter, limits on
+memory, processors, processes, logs and /tmp, secrets as files, no published port, no host namespace, never the engine's socket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+UID = 65532
+USER = f"{UID}:{UID}"
+PIDS_MAX = 128
+TMP_MIB_MAX = 16
+LOG_MIB_MAX = 10
+LOG_FILES_MAX = 3
+STOP_S = 30  # must be longer than pipelines.runtime.service.DRAIN_S_MAX
+METRICS_PORT = 9400  # each container has a network namespace of its own, so all have the same
+SECOND_NS = 10**9
+
+CODE_DIR = "/opt/sitestream/code"
+PIPELINE_DIR = "/opt/sitestream/pipeline"
+LIB_DIRS = ("/opt/sitestream/lib", "/opt/sitestream/extra")
+CONFIG_DIR = "/run/sitestream"
+SETTINGS_FILE = "settings.json"
+SECRETS_FOLDER = "secrets"
+DATA_DIR = "/data"
+
+# Asks /healthz with as little Python as can be: it runs every few seconds for ever.
+_PROBE = (
+    f"import socket,sys;s=socket.create_connection(('127.0.0.1',{METRICS_PORT}),2);"
+    "s.sendall(b'GET /healthz HTTP/1.0\\r\\n\\r\\n');sys.exit(b' 200 ' not in s.recv(64))"
+)
+PROBE = ("python3", "-I", "-S", "-c", _PROBE)
+PROBE_INTERVAL_S, PROBE_TIMEOUT_S, PROBE_RETRIES = 10, 5, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A service: what it runs, where it may go, what it keeps, how much it may use unless the site file says otherwise."""
+
+    service: str
+    module: str
+    networks: tuple[str, ...]  # the first is the one whose gateway is `gateway` in the site file's hosts
+    memory: str
+    keeps: bool  # has a volume of its own at DATA_DIR
+    extras: tuple[str, ...] = ()  # of our distribution; collect has those of its connectors
+    sink: str | None = None  # the kind of sink it serves
+    cpus: float = 1.0
+
+
+# In the order in which they are replaced: those that read before those that write, so that nobody meets frames newer than itself.
+PROFILES = {
+    "upload": Profile(
+        "upload", "connectors.upload", ("bus", "wan"), "1GiB", keeps=True, extras=("upload",), sink="parquet"
+    ),
+    "control": Profile(
+        "control",
+        "connectors.control.service",
+        ("bus", "ot"),
+        "256MiB",
+        keeps=True,
+        extras=("control",),
+        sink="control",
+    ),
+    "process": Profile("process", "pipelines.runtime.worker", ("bus",), "2GiB", keeps=False),
+    "collect": Profile("collect", "connectors.collect", ("bus", "ot"), "256MiB", keeps=False),
+}
+
+INTERNAL = {"ot": True, "bus": True, "wan": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A volume, or a folder of the site's machine if its source is a path, at the place `target`."""
+
+    source: str
+    target: str
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a container may use at most."""
+
+    memory_bytes: int
+    cpus: float
+
+
+def container_config(
+    service: str,
+    image: str,
+    *,
+    networks: Sequence[str],
+    hosts: Mapping[str, str],
+    mounts: Sequence[Mount],
+    limits: Limits,
+    labels: Mapping[str, str],
+) -> dict[str, Any]:
+    """Body of `POST /containers/create` for a service. `networks` are names of networks, the first is joined at creation."""
+    return {
+        "Image": image,
+        "Hostname": service,
+        "User": USER,
+        "Labels": dict(labels),
+        "StopTimeout": STOP_S,
+        "Healthcheck": {
+            "Test": ["CMD", *PROBE],
+            "Interval": PROBE_INTERVAL_S * SECOND_NS,
+            "Timeout": PROBE_TIMEOUT_S * SECOND_NS,
+            "Retries": PROBE_RETRIES,
+            "StartPeriod": 30 * SECOND_NS,
+        },
+        "HostConfig": {
+            "ReadonlyRootfs": True,
+            "CapDrop": ["ALL"],
+            "SecurityOpt": ["no-new-privileges"],
+            "Tmpfs": {"/tmp": f"noexec,nosuid,nodev,size={TMP_MIB_MAX}m"},  # noqa: S108 - the container's own
+            "PidsLimit": PIDS_MAX,
+            "Memory": limits.memory_bytes,
+            "MemorySwap": limits.memory_bytes,  # no swap: slow is worse than restarted
+            "NanoCpus": int(limits.cpus * 10**9),
+            "LogConfig": {
+                "Type": "json-file",
+                "Config": {"max-size": f"{LOG_MIB_MAX}m", "max-file": str(LOG_FILES_MAX)},
+            },
+            "RestartPolicy": {"Name": "unless-stopped"},
+            "IpcMode": "private",
+            "ExtraHosts": [f"{name}:{address}" for name, address in sorted(hosts.items())],
+            "NetworkMode": networks[0],
+            "Mounts": [_mount(m) for m in mounts],
+        },
+        "NetworkingConfig": {"EndpointsConfig": {networks[0]: {"Aliases": [service]}}},
+    }
+
+
+def _mount(m: Mount) -> dict[str, Any]:
+    kind = "bind" if m.source.startswith("/") else "volume"
+    return {"Type": kind, "Source": m.source, "Target": m.target, "ReadOnly": m.read_only}

@@ -1,0 +1,79 @@
+"""How a deployment is shown before it is carried out. Secrets by name only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from containers import rollout
+from containers.console import Colour, coloured
+from containers.deploy import Deployment
+from containers.desired import Desired
+from containers.rollout import Actual, Change
+
+MASK = "•••"
+_MARKS: dict[str, Colour] = {"+": "green", "~": "yellow", "-": "red", "=": "cyan"}
+_ACTIONS = {"+": "create", "~": "replace", "-": "remove", "=": "keep"}
+
+
+def text(site: str, todo: Deployment) -> str:
+    """For people: the summary first, then each service, what changes and why."""
+    lines = [f"{rollout.summary(todo.changes)}  {site}, revision {todo.actual.revision}"]
+    if rollout.repair(todo.actual):
+        lines.append(
+            "A deploy was broken off, or a container was stopped: first, what the last revision says is started again."
+        )
+    wanted = {d.service: d for d in todo.wanted}
+    for change in todo.changes:
+        lines.append(coloured(f"{change.mark} {change.service:8}", _MARKS[change.mark]) + "  " + ", ".join(change.why))
+        lines += [f"      {line}" for line in _details(change, wanted.get(change.service), todo.actual)]
+    return "\n".join(lines)
+
+
+def _details(change: Change, wanted: Desired | None, actual: Actual) -> Iterator[str]:
+    """For a service that changes: image, settings that differ, secrets (masked)."""
+    if wanted is None or change.mark == "=":
+        return
+    if change.state_of:
+        yield (
+            f"state: belongs to version {change.state_of}, so this one will refuse to start; to drop its open windows add under "
+            f"[services.{change.service}.options]  discard_state = '{change.state_of}'"
+        )
+    have = actual.current.get(change.service)
+    yield f"image: {f'{have.image} → ' if have and have.image != wanted.image.tag else ''}{wanted.image.tag}"
+    before = have.settings if have else {}
+    for name, new in wanted.settings_shown.items():
+        if before.get(name) != new:
+            yield f"{name}: {f'{_show(before[name])} → ' if name in before else ''}{_show(new)}"
+    if wanted.secrets:
+        yield f"secrets: {', '.join(f'{name} {MASK}' for name in wanted.secret_names)}"
+
+
+def _show(of: object) -> str:
+    if isinstance(of, dict):
+        return ", ".join(f"{k}={v}" for k, v in of.items()) or "none"
+    return str(of) or "none"
+
+
+def value(site: str, todo: Deployment) -> dict[str, object]:
+    """For programs."""
+    wanted = {d.service: d for d in todo.wanted}
+    return {
+        "site": site,
+        "revision": todo.actual.revision,
+        "summary": rollout.summary(todo.changes),
+        "changes": todo.needed,
+        "services": [_facts(change, wanted.get(change.service)) for change in todo.changes],
+    }
+
+
+def _facts(change: Change, wanted: Desired | None) -> dict[str, object]:
+    facts: dict[str, object] = {"service": change.service, "action": _ACTIONS[change.mark], "why": list(change.why)}
+    if change.state_of:
+        facts["state_of"] = change.state_of
+    if wanted is not None:
+        facts |= {
+            "image": wanted.image.tag,
+            "settings": wanted.settings_shown,
+            "secrets": dict.fromkeys(wanted.secret_names, MASK),
+        }
+    return facts

@@ -1,0 +1,258 @@
+"""The site file: one small TOML that says what differs from site to site. `site.example.toml` explains every line.
+
+Secrets stand in it by reference only, `file:PATH` or `env:NAME` on the operator's machine.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from pipelines.errors import ConfigError, SitestreamError
+from pipelines.settings import decode_strict
+from pipelines.topics import valid_name
+from pipelines.units import size_bytes
+
+EXAMPLE = Path(__file__).parent / "site.example.toml"
+PARTITIONS_MAX = 256
+GATEWAY = "gateway"  # in [hosts]: the site's own machine, as the container sees it
+_LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+_BROKER = re.compile(r"[A-Za-z0-9_.-]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+_SECRET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SECRET_REFERENCE = re.compile(r"(file|env):\S.*")
+_LOOKS_SECRET = re.compile(r"password|passwd|secret|token|private_key|access_key", re.IGNORECASE)
+_URL_LOGIN = re.compile(r"://[^/@\s]+:[^/@\s]*@")
+
+
+class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What one service of this site has of its own. Empty or 0: the service's default."""
+
+    memory: str = ""
+    cpus: float = 0.0
+    log_level: str = "INFO"
+    options: dict[str, str] = {}
+    secrets: dict[str, str] = {}  # name -> 'file:PATH' or 'env:NAME'
+
+
+class Services(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings by service."""
+
+    collect: ServiceSettings = ServiceSettings()
+    process: ServiceSettings = ServiceSettings()
+    upload: ServiceSettings = ServiceSettings()
+    control: ServiceSettings = ServiceSettings()
+
+
+class Networks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Docker networks that exist already and are used instead of those which deploy makes. Empty: deploy makes one."""
+
+    ot: str = ""
+    bus: str = ""
+    wan: str = ""
+
+
+class EngineTls(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Files with which a tcp:// engine is reached."""
+
+    ca: str
+    cert: str
+    key: str
+
+
+class Site(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The content of a site file."""
+
+    site: str
+    pipeline: str
+    brokers: str
+    partitions: int = 4
+    store: str = ""
+    engine: str = "unix:///var/run/docker.sock"
+    engine_tls: EngineTls | None = None
+    base_image: str = f"python:{sys.version_info.major}.{sys.version_info.minor}-slim"
+    hosts: dict[str, str] = {}
+    networks: Networks = Networks()
+    services: Services = Services()
+
+
+@dataclass(frozen=True)
+class SiteFile:
+    """A site and where it was read from; paths in it are relative to its folder."""
+
+    path: Path
+    site: Site
+
+    def resolve(self, path: str) -> Path:
+        """A path of the site file, as seen from the working directory."""
+        return self.path.parent / path
+
+    @property
+    def pipeline(self) -> str:
+        """The pipeline's file, with ':variable' if the site file has one; as `pipelines.load.load` takes it."""
+        file, colon, variable = self.site.pipeline.partition(":")
+        return f"{self.resolve(file)}{colon}{variable}"
+
+
+def load_site(path: Path) -> SiteFile:
+    """Read and check a site file. `ConfigError` names the file, the line, the field and the cure."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError as e:
+        raise ConfigError(
+            f"{path}: there is no such site file: name it with --site FILE, or begin with a copy of {EXAMPLE}"
+        ) from e
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path}: cannot be read: {e}") from e
+    try:
+        site = decode_strict(text.encode(), Site, str(path), fmt="toml")
+    except ConfigError as e:
+        raise ConfigError(_with_line(str(e), str(path), text)) from e
+    for field, check in _checks(site):
+        try:
+            check()
+        except SitestreamError as e:
+            raise ConfigError(f"{path}:{_line_of(field, text)}: {e}") from e
+    return SiteFile(path, site)
+
+
+def _checks(site: Site) -> Iterator[tuple[str, Callable[[], object]]]:
+    """(field, a call that raises if the field's value is wrong), for every field with a rule of its own."""
+    yield "site", lambda: valid_name("site", site.site)
+    yield "pipeline", lambda: _require(bool(site.pipeline), "pipeline is empty: name a Python file, such as 'press.py'")
+    yield "brokers", lambda: _brokers(site.brokers)
+    yield (
+        "partitions",
+        lambda: _require(
+            1 <= site.partitions <= PARTITIONS_MAX,
+            f"partitions = {site.partitions}: write a number from 1 to {PARTITIONS_MAX}",
+        ),
+    )
+    yield "store", lambda: _store(site.store)
+    yield "engine", lambda: _engine(site.engine, site.engine_tls)
+    for name, address in site.hosts.items():
+        yield f"hosts.{name}", lambda name=name, address=address: _host(name, address)  # type: ignore[misc]  # bound per turn
+    for service in SERVICES:
+        for field, check in _service_checks(service, getattr(site.services, service)):
+            yield f"services.{service}.{field}", check
+
+
+def _service_checks(service: str, own: ServiceSettings) -> Iterator[tuple[str, Callable[[], object]]]:
+    yield "memory", lambda: own.memory and size_bytes(own.memory)
+    yield (
+        "cpus",
+        lambda: _require(0 <= own.cpus <= 1024, f"services.{service}.cpus = {own.cpus}: write a number such as 0.5"),
+    )
+    yield (
+        "log_level",
+        lambda: _require(
+            own.log_level in _LOG_LEVELS,
+            f"services.{service}.log_level = {own.log_level!r}: write {', '.join(_LOG_LEVELS)}",
+        ),
+    )
+    for name, value in own.options.items():
+        yield f"options.{name}", lambda name=name, value=value: _option(service, name, value)  # type: ignore[misc]  # bound per turn
+    for name, value in own.secrets.items():
+        yield f"secrets.{name}", lambda name=name, value=value: _secret(service, name, value)  # type: ignore[misc]  # bound per turn
+
+
+SERVICES = tuple(f.name for f in msgspec.structs.fields(Services))
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ConfigError(message)
+
+
+def _brokers(text: str) -> None:
+    for broker in text.split(","):
+        _require(
+            _BROKER.fullmatch(broker.strip()) is not None,
+            f"brokers: {broker.strip()!r} is not an address: write host:port, several with commas, such as 'kafka:9092'",
+        )
+
+
+def _store(url: str) -> None:
+    _require(
+        not url or re.match(r"(file:///.|[a-z0-9]+://[^/]+)", url) is not None,
+        f"store = {url!r}: write 's3://bucket/folder', or 'file:///folder' for a folder of the site's own machine",
+    )
+    _no_login("store", url)
+
+
+def _engine(url: str, tls: EngineTls | None) -> None:
+    _require(
+        re.match(r"unix:///.|ssh://.|tcp://.", url) is not None,
+        f"engine = {url!r}: write 'unix:///var/run/docker.sock', 'ssh://user@host' or 'tcp://host:2376'",
+    )
+    _require(
+        tls is not None or not url.startswith("tcp://"),
+        f"engine = {url!r}: without TLS whoever reaches this port is root on the machine: add [engine_tls] with ca, cert and key",
+    )
+
+
+def _host(name: str, address: str) -> None:
+    _require(_HOST.fullmatch(name) is not None, f"hosts: {name!r} is not a host name")
+    try:
+        _require(address == GATEWAY or bool(ipaddress.ip_address(address)), "")
+    except ValueError as e:
+        raise ConfigError(
+            f"hosts.{name} = {address!r}: write an IP address, or {GATEWAY!r} for the site's own machine"
+        ) from e
+
+
+def _option(service: str, name: str, value: str) -> None:
+    _require(
+        not _LOOKS_SECRET.search(name),
+        f"services.{service}.options.{name} looks like a secret, and options can be seen by all: "
+        f"put it under [services.{service}.secrets] as 'file:PATH' or 'env:NAME'",
+    )
+    _no_login(f"services.{service}.options.{name}", value)
+
+
+def _no_login(field: str, url: str) -> None:
+    _require(not _URL_LOGIN.search(url), f"{field} holds a password: use a secret instead")
+
+
+def _secret(service: str, name: str, reference: str) -> None:
+    _require(_SECRET_NAME.fullmatch(name) is not None, f"services.{service}.secrets: {name!r} is not a plain file name")
+    _require(
+        _SECRET_REFERENCE.fullmatch(reference) is not None,  # the value is not shown: it may be the secret itself
+        f"services.{service}.secrets.{name} is not a reference: write 'file:PATH' or 'env:NAME', never the secret itself",
+    )
+
+
+def _with_line(message: str, where: str, text: str) -> str:
+    """msgspec's message with the line of the field it speaks of."""
+    place = re.search(r"at `\$\.?([^`\[]*)", message)
+    unknown = re.search(r"unknown field `([^`]+)`", message)
+    field = ".".join(part for part in (place and place[1], unknown and unknown[1]) if part)
+    return message.replace(f"{where}:", f"{where}:{_line_of(field, text)}:", 1) if field else message
+
+
+def _line_of(field: str, text: str) -> int:
+    """The line that sets a field, given by its dotted path, or that begins its table; 1 if none does."""
+
+    def plain(name: str) -> str:
+        return re.sub(r"[\"' ]", "", name)
+
+    found, table = 1, ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[+([^\]]+)\]", line):
+            table = header[1].strip()
+            here = table
+        elif key := re.match(r"\s*([^=#]+?)\s*=", line):
+            here = f"{table}.{key[1]}".lstrip(".")
+        else:
+            continue
+        if plain(here) == plain(field):
+            return number
+        if field.startswith(f"{here}."):
+            found = number
+    return found

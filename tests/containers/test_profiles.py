@@ -1,0 +1,101 @@
+"""The profile of each service, as the engine is given it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from containers.profiles import INTERNAL, PROBE, PROFILES, STOP_S
+from pipelines.runtime.service import DRAIN_S_MAX
+from tests.containers.kit import SITE, wanted
+
+NETWORKS = {
+    "collect": {"bus", "ot"},
+    "process": {"bus"},
+    "upload": {"bus", "wan"},
+    "control": {"bus", "ot"},
+}
+
+
+def _created(tmp_path: Path, service: str, text: str = SITE) -> tuple[dict[str, Any], set[str]]:
+    """The body of the engine's call, and all networks."""
+    command = wanted(tmp_path, text)[service].container(1, "10.1.2.1")
+    config = dict(command.config)
+    return config, {*config["NetworkingConfig"]["EndpointsConfig"], *command.networks}
+
+
+@pytest.mark.parametrize("service", PROFILES)
+def test_least_privilege(tmp_path: Path, service: str) -> None:
+    config, _ = _created(tmp_path, service)
+    host = config["HostConfig"]
+    assert config["User"] == "65532:65532"
+    assert host["ReadonlyRootfs"] is True
+    assert host["CapDrop"] == ["ALL"]
+    assert host["SecurityOpt"] == ["no-new-privileges"]  # and nothing that would weaken the default seccomp filter
+    assert host["PidsLimit"] == 128
+    assert host["Memory"] == host["MemorySwap"] > 0
+    assert host["NanoCpus"] == 10**9
+    assert host["Tmpfs"] == {"/tmp": "noexec,nosuid,nodev,size=16m"}
+    assert host["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}
+    assert config["Healthcheck"]["Test"] == ["CMD", *PROBE]
+
+
+@pytest.mark.parametrize("service", PROFILES)
+def test_nothing_that_would_open_the_box(tmp_path: Path, service: str) -> None:
+    config, _ = _created(tmp_path, service)
+    assert "docker.sock" not in json.dumps(config)
+    for door in (
+        "Privileged",
+        "CapAdd",
+        "Devices",
+        "PortBindings",
+        "PidMode",
+        "UTSMode",
+        "UsernsMode",
+        "Binds",
+        "PublishAllPorts",
+    ):
+        assert door not in config["HostConfig"], door
+    assert config["HostConfig"]["IpcMode"] == "private"
+    assert "Env" not in config
+    assert config["HostConfig"]["NetworkMode"].startswith("sitestream-hall1-")
+
+
+@pytest.mark.parametrize("service", PROFILES)
+def test_each_service_is_on_its_own_networks_only(tmp_path: Path, service: str) -> None:
+    _, networks = _created(tmp_path, service)
+    assert networks == {f"sitestream-hall1-{role}" for role in NETWORKS[service]}
+
+
+def test_only_the_network_of_the_uplink_leads_out() -> None:
+    assert INTERNAL == {"ot": True, "bus": True, "wan": False}
+
+
+def test_an_existing_network_takes_the_place_of_ours(tmp_path: Path) -> None:
+    _, networks = _created(tmp_path, "collect", SITE + "[networks]\not = 'plant-ot'")
+    assert networks == {"sitestream-hall1-bus", "plant-ot"}
+
+
+def test_configuration_is_read_only_and_only_data_can_be_written(tmp_path: Path) -> None:
+    for service in PROFILES:
+        config, _ = _created(tmp_path, service)
+        for mount in config["HostConfig"]["Mounts"]:
+            assert mount["ReadOnly"] is (mount["Target"] == "/run/sitestream")
+
+
+def test_limits_come_from_the_site_file(tmp_path: Path) -> None:
+    config, _ = _created(tmp_path, "process", SITE + "[services.process]\nmemory = '3GiB'\ncpus = 0.5")
+    assert config["HostConfig"]["Memory"] == 3 * 2**30
+    assert config["HostConfig"]["NanoCpus"] == 5 * 10**8
+
+
+def test_the_gateway_becomes_an_address(tmp_path: Path) -> None:
+    config, _ = _created(tmp_path, "process", SITE + "[hosts]\nkafka = 'gateway'\nedge = '10.0.0.9'")
+    assert config["HostConfig"]["ExtraHosts"] == ["edge:10.0.0.9", "kafka:10.1.2.1"]
+
+
+def test_a_service_has_time_to_drain() -> None:
+    assert STOP_S > DRAIN_S_MAX
