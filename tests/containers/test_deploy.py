@@ -84,11 +84,13 @@ def test_nothing_can_be_written_but_data_and_a_small_tmp(plant: Plant, service: 
         "for folder in ('/', '/opt/sitestream/code', '/etc', '/run/sitestream', '/data', '/tmp'):\n"
         "    try: (pathlib.Path(folder) / 'test-file').write_text(''); print(folder)\n"
         "    except OSError: pass\n"
-        "print([line.split()[3] for line in open('/proc/mounts') if line.split()[1] == '/tmp'])\n"
+        "options = {line.split()[1]: line.split()[3] for line in open('/proc/mounts')}\n"
+        "print(options['/']); print(options['/tmp'])\n"
     )
     keeps = ["/data"] if service in ("upload", "control") else []
-    *writable, tmp = plant.inside(service, program).splitlines()
+    *writable, root, tmp = plant.inside(service, program).splitlines()
     assert writable == [*keeps, "/tmp"]
+    assert root.startswith("ro,")
     assert all(option in tmp for option in ("noexec", "nosuid", "size=16384k"))
 
 
