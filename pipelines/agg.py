@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import numpy as np
+
 from pipelines.errors import PlanError
 from pipelines.expr import Expr
 from pipelines.schema import Agg
 
-T = TypeVar("T", int, float)
+T = TypeVar("T", int, float, np.float32)
+Number = Expr[float] | Expr[np.float32]
 
 
 def count() -> Agg[int]:
@@ -24,7 +27,7 @@ def sum(of: Expr[T]) -> Agg[T]:
     return Agg("sum", of)
 
 
-def mean(of: Expr[float]) -> Agg[float]:
+def mean(of: Number) -> Agg[float]:
     """Arithmetic mean."""
     return Agg("mean", of)
 
@@ -39,7 +42,7 @@ def max(of: Expr[T]) -> Agg[T]:
     return Agg("max", of)
 
 
-def std(of: Expr[float]) -> Agg[float]:
+def std(of: Number) -> Agg[float]:
     """Standard deviation of the population (divided by n)."""
     return Agg("std", of)
 
@@ -54,7 +57,7 @@ def last(of: Expr[T]) -> Agg[T]:
     return Agg("last", of)
 
 
-def quantile(of: Expr[float], q: float) -> Agg[float]:
+def quantile(of: Number, q: float) -> Agg[float]:
     """The q-quantile (0 ≤ q ≤ 1), within 1 % of the value at that rank; see `pipelines.quantile`."""
     if not 0 <= q <= 1:
         raise PlanError(f"quantile({of}, {q}): q is a fraction between 0 and 1, such as 0.99")

@@ -21,6 +21,7 @@ from pipelines.state import Cells, State
 Ints = npt.NDArray[np.int64]
 Fields = dict[str, tuple[str, Any]]  # name -> (dtype, identity)
 Merged = Mapping[str, Array]
+Block = tuple[Ints, slice]  # state rows of shape (windows, slices), and a range of slots
 
 COUNT = "count"
 
@@ -29,13 +30,13 @@ COUNT = "count"
 class Part:
     """A group of state arrays that one aggregate, or several, need of one column.
 
-    `update(cells, name, at, values, times)` adds rows (cell `at[i]` gets `values[i]`); `merge(cells, name, rows)` combines
-    slices, `rows` of shape (windows, slices), into arrays of shape (windows, slots).
+    `update(cells, name, at, values, times)` adds rows (cell `at[i]` gets `values[i]`); `merge(cells, name, block)` combines
+    slices into arrays of shape (windows, slots of the block).
     """
 
     fields: Callable[[str, str], Fields]  # (name, dtype of the column)
     update: Callable[[Cells, str, Ints, Array, Ints], None]
-    merge: Callable[[Cells, str, Ints], Merged]
+    merge: Callable[[Cells, str, Block], Merged]
 
 
 def _extreme(dtype: str, highest: bool) -> Any:
@@ -62,8 +63,8 @@ def _high(cells: Cells, name: str, at: Ints, values: Array, times: Ints) -> None
     np.maximum.at(cells.flat(name), at, values)
 
 
-def _reduced(ufunc: np.ufunc, cells: Cells, name: str, rows: Ints) -> Merged:
-    return {name: ufunc.reduce(cells[name][rows], axis=1)}
+def _reduced(ufunc: np.ufunc, cells: Cells, name: str, block: Block) -> Merged:
+    return {name: ufunc.reduce(cells[name][block], axis=1)}
 
 
 def _spread(cells: Cells, name: str, at: Ints, values: Array, times: Ints) -> None:
@@ -81,11 +82,11 @@ def _spread(cells: Cells, name: str, at: Ints, values: Array, times: Ints) -> No
     np.add.at(cells.flat(name + ".s2"), at, deviation * deviation)
 
 
-def _spread_merged(cells: Cells, name: str, rows: Ints) -> Merged:
+def _spread_merged(cells: Cells, name: str, block: Block) -> Merged:
     """Count, mean and sum of squared deviations of merged slices (Chan et al., pairwise formula for many parts)."""
-    n, s1 = cells[name + ".n"][rows], cells[name + ".s1"][rows]
+    n, s1 = cells[name + ".n"][block], cells[name + ".s1"][block]
     some = np.maximum(n, 1)
-    mean, m2 = cells[name + ".origin"][rows] + s1 / some, cells[name + ".s2"][rows] - s1 * s1 / some
+    mean, m2 = cells[name + ".origin"][block] + s1 / some, cells[name + ".s2"][block] - s1 * s1 / some
     base = np.take_along_axis(mean, np.argmax(n > 0, axis=1)[:, None, :], axis=1)  # of the first slice that has rows
     total = n.sum(axis=1)
     shift = (n * (mean - base)).sum(axis=1) / np.maximum(total, 1)
@@ -103,10 +104,10 @@ def _edge(latest: bool, cells: Cells, name: str, at: Ints, values: Array, times:
     kept[at[chosen]] = values[chosen]
 
 
-def _edge_merged(latest: bool, cells: Cells, name: str, rows: Ints) -> Merged:
-    times = cells[name + ".t"][rows]  # slices ascend in time: of equal ones only empty slices can be
+def _edge_merged(latest: bool, cells: Cells, name: str, block: Block) -> Merged:
+    times = cells[name + ".t"][block]  # slices ascend in time: of equal ones only empty slices can be
     pick = (np.argmax if latest else np.argmin)(times, axis=1)[:, None, :]
-    return {name: np.take_along_axis(cells[name][rows], pick, axis=1)[:, 0, :]}
+    return {name: np.take_along_axis(cells[name][block], pick, axis=1)[:, 0, :]}
 
 
 def _edge_fields(latest: bool, name: str, dtype: str) -> Fields:
@@ -147,7 +148,7 @@ def result_dtype(agg: Agg[Any], of: str) -> str:
 class Fold:
     """The state of all aggregates of one window step."""
 
-    def __init__(self, aggs: Mapping[str, Agg[Any]], dtypes: Mapping[str, str]) -> None:
+    def __init__(self, aggs: Mapping[str, Agg[Any]], dtypes: Mapping[str, str], bytes_max: int) -> None:
         """`aggs` by result name; `dtypes` of each aggregated expression by its `repr`."""
         self.aggs, self.dtypes = dict(aggs), dict(dtypes)
         self.columns = {repr(a.of): a.of for a in aggs.values() if a.of is not None}
@@ -161,7 +162,7 @@ class Fold:
         for column in floats:
             fields |= PARTS["missing"].fields(f"missing:{column}", "int64")
         self.floats = frozenset(floats)
-        self.cells = Cells(fields)
+        self.cells = Cells(fields, bytes_max)
         self.sketches = {repr(a.of): Sketches() for a in aggs.values() if a.fn == "quantile"}
 
     def update(self, rows: Ints, slots: Array, values: Mapping[str, Array], times: Ints) -> None:
@@ -184,22 +185,24 @@ class Fold:
         if column in self.sketches:
             self.sketches[column].add(rows, slots, values)
 
-    def results(self, windows: Ints, slots: int) -> tuple[Array, dict[str, Array]]:
+    def results(self, windows: Ints, slots: slice) -> tuple[Array, dict[str, Array]]:
         """Of windows given as state rows, shape (windows, slices): counts and results, each of shape (windows, slots)."""
-        counts = self.cells[COUNT][windows].sum(axis=1)
-        merged: dict[str, Array] = {}
-        for name, part, _ in self.parts:
-            merged |= part.merge(self.cells, name, windows)
-        valid = {
-            c: counts - self.cells[f"missing:{c}"][windows].sum(axis=1) if c in self.floats else counts
-            for c in self.columns
-        }
-        found = {n: _result(a, counts, valid, merged) for n, a in self.aggs.items() if a.fn != "quantile"}
+        block = (windows, slots)
+        with np.errstate(all="ignore"):
+            counts = self.cells[COUNT][block].sum(axis=1)
+            merged: dict[str, Array] = {}
+            for name, part, _ in self.parts:
+                merged |= part.merge(self.cells, name, block)
+            valid = {
+                c: counts - self.cells[f"missing:{c}"][block].sum(axis=1) if c in self.floats else counts
+                for c in self.columns
+            }
+            found = {n: _result(a, counts, valid, merged) for n, a in self.aggs.items() if a.fn != "quantile"}
         for column, sketch in self.sketches.items():
             names = {n: a.params[0] for n, a in self.aggs.items() if a.fn == "quantile" and repr(a.of) == column}
-            each = np.stack([self._quantiles(sketch, w, list(names.values())) for w in windows], axis=1)
+            each = np.stack([self._quantiles(sketch, w, list(names.values()))[:, slots] for w in windows], axis=1)
             found |= dict(zip(names, each, strict=True))
-        return counts[:, :slots], {n: found[n][:, :slots] for n in self.aggs}
+        return counts, found
 
     def _quantiles(self, sketch: Sketches, rows: Ints, qs: Sequence[float]) -> Array:
         return sketch.quantiles([int(r) for r in np.unique(rows) if r], list(qs), self.cells.slots)

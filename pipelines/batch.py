@@ -15,6 +15,7 @@ from pipelines.expr import Array, Expr
 Codes = npt.NDArray[np.int32]
 Times = npt.NDArray[np.int64]
 TIME_MIN, TIME_MAX = -(2**63), 2**63 - 1  # watermarks: nothing seen yet; nothing more to come
+TIME_NS_MAX = 2**62  # event times beyond (years 1823 to 2116) are refused, so that arithmetic on them cannot overflow
 WINDOW_START = "window_start"
 
 

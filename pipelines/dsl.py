@@ -49,7 +49,9 @@ class Stream(Generic[S]):
                 f"where({condition}): a condition must be true or false, this is a {dtype_of(condition, node, 'where')}"
             )
         return Stream(
-            self.flow, self.flow.chain("where", node, node.row, node.scope, condition.formula(), condition), self.schema
+            self.flow,
+            self.flow.chain("where", node, node.row, node.scope, condition.formula(_names(node)), condition),
+            self.schema,
         )
 
     def select(self, into: type[S2]) -> Stream[S2]:
@@ -62,7 +64,8 @@ class Stream(Generic[S]):
             raise PlanError(f"select({into.__name__}): the schema has no columns")
         scope = tuple({f.qualified: f for f in (*node.scope, *fields)}.values())
         row = Row(into.__name__, node.row.key, fields, node.row.windowed)
-        formulas = ", ".join(f"{n}={c.formula()}" for n, c in into.columns().items())
+        formulas = ", ".join(f"{n}={c.formula(_names(node))}" for n, c in into.columns().items())
+        self.flow.know(into)
         step = self.flow.chain("select", node, row, scope, formulas, tuple(into.columns().values()))
         return Stream(self.flow, step, into)
 
@@ -72,7 +75,8 @@ class Stream(Generic[S]):
             raise PlanError(
                 f"{self.step}: late rows have no watermark, so a window over them never closes; write them to a sink"
             )
-        name = _kebab(into.__name__)
+        name = valid_name("step", _kebab(into.__name__))
+        self.flow.know(into)
         spec = window_spec(over, into, self._node)
         key = into.key()
         if key not in (None, self._node.row.key):
@@ -89,6 +93,10 @@ class Stream(Generic[S]):
         A row is held until the table is complete up to its time. If the table is computed from another source, which may
         fall silent, then for at most `wait` of event time; a `pipeline.table` is never waited for.
         """
+        if table.flow is not self.flow:
+            raise PlanError(
+                f"join({table.step}): the table belongs to pipeline {table.flow.name!r}, this is {self.flow.name!r}"
+            )
         left, right = self._node, self.flow.steps[table.step]
         if how not in ("inner", "left"):
             raise PlanError(f"join({table.step}, how={how!r}): how is 'inner' or 'left'")
@@ -100,7 +108,7 @@ class Stream(Generic[S]):
         if clash:
             raise PlanError(f"join({table.step}): both sides have {', '.join(sorted(clash))}")
         same = self.flow.origins(self.step) >= self.flow.origins(table.step)
-        patience = None if same else 0 if right.kind == "table" else duration_ns(wait)
+        patience = 0 if right.kind == "table" else None if same else duration_ns(wait)
         spec = JoinSpec(how, patience, fill_of(right, table.schema) if how == "left" else ())
         return Stream(
             self.flow,
@@ -137,7 +145,7 @@ class Windowed(Stream[S], Generic[S, S2]):
     def late(self) -> Stream[S2]:
         """Rows all of whose windows had closed when they arrived, as they came."""
         name = f"{self.step}-late"
-        if name not in self.flow.steps:
+        if name not in self.flow.steps or self.flow.steps[name].kind != "late":
             up = self.flow.steps[self._node.ups[0]]
             self.flow.add(Step(name, "late", (self.step,), up.row, up.scope, ""))
         return Stream(self.flow, name, self.late_schema)
@@ -150,9 +158,11 @@ class Pipeline:
     name: str
     steps: dict[str, Step] = field(default_factory=dict)
     sinks: list[tuple[str, Sink]] = field(default_factory=list)
+    schemas: dict[str, type[Schema]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        valid_name("pipeline", self.name)
+        if valid_name("pipeline", self.name) == "control":
+            raise PlanError("a pipeline cannot be called 'control': the topics of device commands have that name")
 
     def read(self, source: Source[S]) -> Stream[S]:
         """A stream of a source's readings."""
@@ -164,10 +174,19 @@ class Pipeline:
 
     def _source(self, kind: str, source: Source[Any]) -> str:
         row = source.schema.measured()
+        self.know(source.schema)
+        if source.stream == "dead":
+            raise PlanError(
+                "a stream cannot be called 'dead': that is the topic of dead letters; give it another stream="
+            )
         return self.add(Step(valid_name("stream", source.stream), kind, (), row, row.fields, source))
 
     def add(self, step: Step) -> str:
         """Add a step; its name must be new."""
+        if step.name == "state":
+            raise PlanError(
+                f"{self.name}: a step cannot be called 'state': that is the topic of snapshots; rename the schema"
+            )
         if step.name in self.steps:
             kind = self.steps[step.name].kind
             cure = "give .to(…) another name=" if step.kind == "result" else "give the schema another name"
@@ -185,11 +204,14 @@ class Pipeline:
         return self.add(Step(name, kind, (up.name, *ups), row, scope, Named(text, spec)))
 
     def origins(self, step: str) -> frozenset[str]:
-        """The sources a step is computed from."""
+        """The sources that a step's watermark follows: a join waits for its table, but not for ever."""
         node = self.steps[step]
-        if node.kind in SOURCES:
-            return frozenset({step})
-        return frozenset().union(*(self.origins(up) for up in node.ups))
+        return frozenset({step}) if node.kind in SOURCES else self.origins(node.ups[0])
+
+    def know(self, schema: type[Schema]) -> None:
+        """Columns are known as Schema.column, so one pipeline has one schema of a name."""
+        if self.schemas.setdefault(schema.__name__, schema) is not schema:
+            raise PlanError(f"{self.name}: two schemas are called {schema.__name__}: rename one")
 
     def plan(self) -> Plan:
         """Freeze; `PlanError` if the pipeline reads nothing or two columns of a result have one name."""
@@ -205,6 +227,10 @@ class Pipeline:
                     f"{step}: two columns are called {', '.join(sorted(twice))}; select a schema that names them apart"
                 )
         return Plan(self.name, tuple(self.steps.values()), tuple(self.sinks))
+
+
+def _names(node: Step) -> frozenset[str]:
+    return frozenset(f.qualified for f in node.scope)
 
 
 def _kebab(name: str) -> str:

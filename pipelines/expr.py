@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Generic, TypeVar, cast
+from collections.abc import Container, Iterator, Mapping
+from typing import Any, Generic, TypeVar, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,9 @@ T_co = TypeVar("T_co", covariant=True)
 
 # symbol or function name -> numpy function; what is not here cannot be written in a pipeline
 _OPS: dict[str, Any] = {
-    "+": np.add, "-": np.subtract, "*": np.multiply, "/": np.divide, "//": np.floor_divide, "%": np.mod, "**": np.power,
+    "+": np.add, "-": np.subtract, "*": np.multiply, "/": np.divide, "//": np.floor_divide, "%": np.mod, "**": np.float_power,
     ">": np.greater, ">=": np.greater_equal, "<": np.less, "<=": np.less_equal, "==": np.equal, "!=": np.not_equal,
-    "&": np.logical_and, "|": np.logical_or, "~": np.logical_not, "neg": np.negative, "abs": np.abs,
+    "&": np.bitwise_and, "|": np.bitwise_or, "~": np.invert, "neg": np.negative, "abs": np.abs,
     "sqrt": np.sqrt, "log": np.log, "exp": np.exp, "isnan": np.isnan, "where": np.where, "same": np.asarray,
 }  # fmt: skip
 
@@ -59,14 +59,22 @@ class Expr(Generic[T_co]):
     def __repr__(self) -> str:
         return self.qualified or self.formula()
 
-    def formula(self) -> str:
-        """The expression as text, stable over runs: it is part of fingerprints."""
+    def formula(self, known: Container[str] | None = None) -> str:
+        """The expression as text, stable over runs: it is part of fingerprints.
+
+        Columns in `known` (by default all that have a name) stand as names, others as their own formulas.
+        """
         if self.op not in _OPS:
             return self.qualified
-        shown = [a.qualified or a.formula() if isinstance(a, Expr) else repr(a) for a in self.args]
+        shown = [a.shown(known) if isinstance(a, Expr) else repr(a) for a in self.args]
         if len(shown) == 2 and not self.op.isalpha():
             return f"({shown[0]} {self.op} {shown[1]})"
         return f"{self.op}({', '.join(shown)})"
+
+    def shown(self, known: Container[str] | None = None) -> str:
+        """Its name if it has one (that is known), else its formula."""
+        named = self.qualified and (known is None or self.qualified in known)
+        return self.qualified if named else self.formula(known)
 
     def __bool__(self) -> bool:
         raise PlanError(f"column {self} has no truth value: combine conditions with & | ~ rather than and, or, not")
@@ -130,13 +138,21 @@ class Expr(Generic[T_co]):
     def __ne__(self, other: object) -> Expr[bool]:  # type: ignore[override]  # a column compares row by row
         return Expr("!=", self, other)
 
-    def __and__(self, other: Expr[bool]) -> Expr[bool]:
+    @overload
+    def __and__(self: Expr[bool], other: Expr[bool]) -> Expr[bool]: ...
+    @overload
+    def __and__(self: Expr[int], other: Expr[int] | int) -> Expr[int]: ...
+    def __and__(self, other: object) -> Expr[Any]:
         return Expr("&", self, other)
 
-    def __or__(self, other: Expr[bool]) -> Expr[bool]:
+    @overload
+    def __or__(self: Expr[bool], other: Expr[bool]) -> Expr[bool]: ...
+    @overload
+    def __or__(self: Expr[int], other: Expr[int] | int) -> Expr[int]: ...
+    def __or__(self, other: object) -> Expr[Any]:
         return Expr("|", self, other)
 
-    def __invert__(self) -> Expr[bool]:
+    def __invert__(self) -> Expr[T_co]:
         return Expr("~", self)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,8 @@ from pipelines.flow import NO_NAMES, Flow, join_rows
 from pipelines.plan import JoinSpec
 from pipelines.state import State
 
+SEEN = "~seen"  # column of waiting rows: the watermark in force when each arrived
+
 
 class JoinOperator:
     """Holds rows until the table's watermark has reached them; keeps the versions of the table that they may need."""
@@ -20,7 +23,7 @@ class JoinOperator:
     def __init__(self, spec: JoinSpec, left: Mapping[str, str], right: Mapping[str, str]) -> None:
         """`left` and `right`: dtypes of the columns by qualified name."""
         self.spec = spec
-        self._left, self._right = dict(left), {n: d for n, d in right.items() if n != WINDOW_START}
+        self._left, self._right = dict(left) | {SEEN: "int64"}, {n: d for n, d in right.items() if n != WINDOW_START}
         self._waiting = _empty(self._left)
         self._versions = _empty(self._right)
 
@@ -31,14 +34,19 @@ class JoinOperator:
             columns = {n: right.batch.columns[n] for n in self._right}
             self._versions = join_rows([self._versions, Batch(NO_NAMES, right.batch.codes, right.batch.time, columns)])
         if len(left.batch):
-            self._waiting = join_rows([self._waiting, left.batch])
+            seen = np.full(len(left.batch), TIME_MIN) if left.seen is None else left.seen
+            self._waiting = join_rows([self._waiting, replace(left.batch, columns={**left.batch.columns, SEEN: seen})])
         upto = max(right.watermark, self._patience(left.watermark))
         ready = self._waiting.time <= upto
         out = self._lookup(self._waiting.take(ready))
         if ready.any():
             self._waiting = self._waiting.take(~ready)
-        self._forget(left.watermark)
-        return Flow(out, left.watermark if upto >= left.watermark else min(left.watermark, upto + 1))
+        if len(right.batch):
+            self._forget(left.watermark)
+        columns = dict(out.columns)
+        seen = columns.pop(SEEN)
+        after = left.watermark if upto >= left.watermark else min(left.watermark, upto + 1)
+        return Flow(replace(out, columns=columns), after, seen)
 
     def _patience(self, watermark: int) -> int:
         if self.spec.wait is None or watermark == TIME_MIN:

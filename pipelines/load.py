@@ -9,6 +9,8 @@ from pathlib import Path
 from pipelines.dsl import Pipeline
 from pipelines.errors import ConfigError, PlanError, SitestreamError
 
+PREFIX = "sitestream_pipeline_"  # so that a file called logging.py hides no module
+
 
 def load(where: str) -> Pipeline:
     """The `Pipeline` in 'file.py' or 'file.py:variable'; errors say what is wrong with the file and where."""
@@ -31,7 +33,7 @@ def load(where: str) -> Pipeline:
 
 
 def _run(path: Path) -> object:
-    spec = importlib.util.spec_from_file_location(path.stem.replace("-", "_"), path)
+    spec = importlib.util.spec_from_file_location(f"{PREFIX}{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path}: a pipeline file is a Python file, its name ends in .py")
     module = importlib.util.module_from_spec(spec)

@@ -39,10 +39,10 @@ class WindowSpec:
     computed: tuple[tuple[str, Expr[Any]], ...]
     dtypes: tuple[tuple[str, str], ...]  # of aggregated expressions, by repr
     fields: tuple[Field, ...]
+    text: str  # what is aggregated and computed
 
     def __str__(self) -> str:
-        shown = [f"{n.rpartition('.')[2]}={e.formula()}" for n, e in (*self.aggs, *self.computed)]
-        return f"{self.over}: {', '.join(shown)}"
+        return f"{self.over}: {self.text}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,8 @@ class JoinSpec:
     fill: tuple[tuple[str, float], ...]  # what a left join puts where the table has no row yet, by qualified name
 
     def __str__(self) -> str:
-        return f"{self.how} join as of" + ("" if self.wait is None else f", wait {show_duration(self.wait)}")
+        wait = "" if self.wait is None else f", wait {show_duration(self.wait)}"
+        return f"{self.how} join as of{wait}" + "".join(f", else {n}={v}" for n, v in self.fill)
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,15 @@ class Plan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits that change with anything that changes results."""
-        text = repr([(s.name, s.kind, s.ups, s.row.fingerprint, _meaning(s)) for s in self.steps])
+        """16 hex digits that change with anything that changes what is in the state: the version of windows and joins.
+
+        Filters, selections and sinks behind the last of them may come and go.
+        """
+        needed: set[str] = set()
+        for s in reversed(self.steps):
+            if s.kind in ("window", "join", *SOURCES) or s.name in needed:
+                needed |= {s.name, *s.ups}
+        text = repr([(s.name, s.kind, s.ups, s.row.fingerprint, _meaning(s)) for s in self.steps if s.name in needed])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def mermaid(self) -> str:

@@ -13,6 +13,8 @@ from pipelines.plan import Step, WindowSpec
 from pipelines.schema import Agg, Col, Field, Schema
 from pipelines.windows import Window
 
+_DTYPES = ("float64", "float32", "int64", "bool")
+
 
 def window_spec(over: Window, into: type[Schema], up: Step) -> WindowSpec:
     """Resolve the columns of `into`, aggregates and what is computed from them, against the columns of `up`."""
@@ -24,6 +26,10 @@ def window_spec(over: Window, into: type[Schema], up: Step) -> WindowSpec:
                     f"{column.qualified}: {leaf} is not an aggregate; in a window write agg.mean({leaf}), agg.last({leaf}) …"
                 )
             leaf.__set_name__(into, f"_{len(aggs)}")  # one that stands within an expression has no name yet
+            if leaf.owner != into.__name__:
+                raise PlanError(
+                    f"{column.qualified}: {leaf} is a result of another window; here write agg.mean({leaf}), agg.last({leaf}) …"
+                )
             aggs[leaf.qualified] = leaf
     if not aggs:
         raise PlanError(f"window into {into.__name__}: the schema has no aggregates, such as  n = agg.count()")
@@ -38,7 +44,11 @@ def window_spec(over: Window, into: type[Schema], up: Step) -> WindowSpec:
     fields += [Field(n, dtype_of(c, known, n), "") for n, c in computed.items()]
     order = {c.qualified: i for i, c in enumerate(into.columns().values())}
     ordered = tuple(sorted(fields, key=lambda f: order[f.qualified]))
-    return WindowSpec(over, tuple(aggs.items()), tuple(computed.items()), tuple(of.items()), ordered)
+    names = frozenset(f.qualified for f in up.scope)
+    shown = [f"{n.rpartition('.')[2]}={a.formula(names)}" for n, a in aggs.items()]
+    shown += [f"{n.rpartition('.')[2]}={c.formula(frozenset(aggs))}" for n, c in computed.items()]
+    text = ", ".join(shown)
+    return WindowSpec(over, tuple(aggs.items()), tuple(computed.items()), tuple(of.items()), ordered, text)
 
 
 def dtype_of(expr: Expr[Any], up: Step, where: str) -> str:
@@ -50,9 +60,12 @@ def dtype_of(expr: Expr[Any], up: Step, where: str) -> str:
             raise PlanError(f"{where}: column {leaf} is not in this stream, which has {has}")
     try:
         with np.errstate(all="ignore"):
-            return str(np.asarray(expr.on(empty)).dtype)
-    except TypeError as e:
+            found = str(np.asarray(expr.on({n: np.ones(1, c.dtype) for n, c in empty.items()})).dtype)
+    except (TypeError, ValueError, OverflowError) as e:
         raise PlanError(f"{where}: {expr.formula()} cannot be computed: {e}") from e
+    if found not in _DTYPES:
+        raise PlanError(f"{where}: {expr.formula()} is of type {found}; a column is float64, float32, int64 or bool")
+    return found
 
 
 def unit_of(column: Expr[Any], up: Step) -> str:
@@ -71,6 +84,8 @@ def agg_unit(agg: Agg[Any], up: Step) -> str:
 def fill_of(right: Step, schema: type[Schema]) -> tuple[tuple[str, float], ...]:
     """What a left join puts in for a missing row."""
     absent = {c.qualified: c.absent for c in schema.columns().values() if isinstance(c, Col) and c.absent is not None}
+    counts = [c for c in schema.columns().values() if isinstance(c, Agg) and c.fn in ("count", "sum")]
+    absent |= {c.qualified: 0 for c in counts}  # nothing was counted where there is no row
     for f in right.scope:
         if f.qualified not in absent and not f.dtype.startswith("float"):
             raise PlanError(

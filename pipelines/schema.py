@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, TypeVar, get_args
@@ -10,7 +12,7 @@ from typing import Any, Generic, TypeVar, get_args
 import numpy as np
 import pyarrow as pa
 
-from pipelines.batch import Batch
+from pipelines.batch import TIME_NS_MAX, Batch
 from pipelines.errors import PlanError
 from pipelines.expr import Expr
 
@@ -65,9 +67,9 @@ class Agg(Expr[T_co]):
         super().__init__("agg")
         self.fn, self.of, self.params = fn, of, params
 
-    def formula(self) -> str:
+    def formula(self, known: Container[str] | None = None) -> str:
         """See `Expr.formula`."""
-        of = () if self.of is None else (self.of.qualified or self.of.formula(),)
+        of = () if self.of is None else (self.of.shown(known),)
         return f"{self.fn}({', '.join([*of, *map(repr, self.params)])})"
 
 
@@ -80,8 +82,18 @@ class Schema:
     """
 
     def __init_subclass__(cls) -> None:
+        if extended := [b.__name__ for b in cls.__mro__[1:] if issubclass(b, Schema) and b is not Schema]:
+            raise PlanError(
+                f"{cls.__name__} extends {extended[0]}: a schema stands for itself; write its columns again"
+            )
+        bare = [n for n in inspect.get_annotations(cls) if n not in vars(cls)]
+        bare += [n for n, v in vars(cls).items() if not n.startswith("_") and not isinstance(v, Expr)]
+        if bare:
+            raise PlanError(
+                f"{cls.__name__}.{bare[0]} is no column: write {bare[0]} = Col[…](…), an aggregate or an expression"
+            )
         for name, value in list(vars(cls).items()):
-            if isinstance(value, Expr) and value.owner != cls.__name__:
+            if isinstance(value, Expr) and (value.owner, value.name) != (cls.__name__, name):
                 alias: Expr[Any] = Expr("same", value)  # `level = Usual.level` is a column of this schema, too
                 alias.__set_name__(cls, name)
                 setattr(cls, name, alias)
@@ -127,7 +139,15 @@ class Schema:
             raise PlanError(f"{cls.__name__} has columns {sorted(names)}, got {sorted(values)}")
         when = np.asarray(time)
         when = when.astype("datetime64[ns]").astype(np.int64) if when.dtype.kind in "MU" else when.astype(np.int64)
+        if len(when) and not -TIME_NS_MAX <= when.min() <= when.max() <= TIME_NS_MAX:
+            raise PlanError(
+                f"{cls.__name__}.batch: a time is absent or absurd; give ns since 1970 as int, or datetime64"
+            )
         columns = {f.qualified: np.asarray(values[f.name], dtype=f.dtype) for f in row.fields}
+        if wrong := [n for n in names if len(values[n]) != len(when)]:
+            raise PlanError(
+                f"{cls.__name__}.batch: {wrong[0]} has {len(values[wrong[0]])} values for {len(when)} times"
+            )
         return Batch.of_keys(values[row.key], when, columns)
 
 

@@ -10,10 +10,12 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.batch import Codes
-from pipelines.errors import StateError
+from pipelines.errors import LimitExceeded, StateError
 from pipelines.expr import Array
 
 FORMAT = 1  # of snapshots
+KEY_BYTES = 160  # of index for each key, besides its text
+DICTIONARIES_MAX = 64  # of different sources, remembered by one task
 State = dict[str, Any]  # numbers, text, arrays and lists and dicts of these
 
 
@@ -24,6 +26,7 @@ class KeyIndex:
         self._slots: dict[str, int] = {}
         self._names: list[str] = []
         self._array = pa.array([], pa.string())
+        self._bytes = 0
         self._recent: dict[str, tuple[pa.StringArray, Codes]] = {}
 
     def __len__(self) -> int:
@@ -35,7 +38,10 @@ class KeyIndex:
         if known is not None and known[0].equals(names):
             return known[1]
         slots = np.fromiter(map(self._slot, names.to_pylist()), np.int32, len(names))
+        self._recent.pop(source, None)
         self._recent[source] = (names, slots)
+        if len(self._recent) > DICTIONARIES_MAX:
+            del self._recent[next(iter(self._recent))]
         return slots
 
     def _slot(self, name: str) -> int:
@@ -43,6 +49,7 @@ class KeyIndex:
         if slot is None:
             slot = self._slots[name] = len(self._names)
             self._names.append(name)
+            self._bytes += KEY_BYTES + len(name)
         return slot
 
     @property
@@ -54,8 +61,8 @@ class KeyIndex:
 
     @property
     def nbytes(self) -> int:
-        """Memory, roughly: a name costs its text and about 150 bytes of index."""
-        return int(self.names.nbytes) + 150 * len(self)
+        """Memory, roughly."""
+        return self._bytes
 
     def save(self) -> State:
         """As plain values."""
@@ -71,13 +78,15 @@ class KeyIndex:
 class Cells:
     """Named arrays of shape (rows, slots), each filled with its identity; row 0 is never written: it means 'nothing'."""
 
-    def __init__(self, fields: Mapping[str, tuple[str, Any]]) -> None:
-        self.fields = dict(fields)
+    def __init__(self, fields: Mapping[str, tuple[str, Any]], bytes_max: int = 2**62) -> None:
+        """Growing beyond `bytes_max` is a `LimitExceeded`."""
+        self.fields, self._bytes_max = dict(fields), bytes_max
         self.rows, self.slots = 4, 16
         self._free = [3, 2, 1]
         self.arrays = {n: np.full((self.rows, self.slots), x, d) for n, (d, x) in self.fields.items()}
 
     def __getitem__(self, name: str) -> Array:
+        """All cells of a field, shape (rows, slots)."""
         return self.arrays[name]
 
     def flat(self, name: str) -> Array:
@@ -103,6 +112,11 @@ class Cells:
         self._free.extend(sorted(rows, reverse=True))
 
     def _resize(self, rows: int, slots: int) -> None:
+        wanted = rows * slots * sum(np.dtype(d).itemsize for d, _ in self.fields.values())
+        if wanted > self._bytes_max:
+            raise LimitExceeded(
+                f"open windows and keys need {wanted:,} bytes of state ({rows:,} slices of {slots:,} keys)"
+            )
         for name, (dtype, identity) in self.fields.items():
             grown = np.full((rows, slots), identity, dtype)
             grown[: self.rows, : self.slots] = self.arrays[name]

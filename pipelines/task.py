@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from pipelines.batch import Batch
+from pipelines.batch import TIME_MAX, Batch
 from pipelines.errors import LimitExceeded, StateError
 from pipelines.expr import Array, Expr
 from pipelines.flow import NO_NAMES, Flow, Operator, Stateless, join_rows
@@ -46,38 +47,59 @@ class Task:
         self._observe = frozenset(plan.outputs if observe is None else observe)
         self._keys = KeyIndex()
         self._trackers = {stream: WatermarkTracker() for stream in plan.sources}
-        self._operators = {
-            s.name: _operator(s, plan, self._keys) for s in plan.steps if s.kind not in (*SOURCES, "late")
-        }
+        self._operators = {s.name: self._operator(s) for s in plan.steps if s.kind not in (*SOURCES, "late")}
+        self._by_frame = any(s.kind == "join" for s in plan.steps)
 
     def process(self, inputs: Mapping[str, Sequence[Frame]]) -> list[Emitted]:
         """Take frames in, by stream and in offset order; give what the observed steps emit.
 
         `LimitExceeded` if the state outgrew `state_bytes_max`; the task is then of no more use.
         """
+        waiting = {stream: deque(frames) for stream, frames in inputs.items()}
+        emitted = self._pass(waiting)
+        while any(waiting.values()):
+            emitted += self._pass(waiting)
+        return emitted
+
+    def _pass(self, waiting: Mapping[str, deque[Frame]]) -> list[Emitted]:
+        """Run every step once, over as many of the waiting frames as may be computed together."""
         flows: dict[str, Flow] = {}
         for step in self.plan.steps:
             if step.kind in SOURCES:
-                flows[step.name] = self._source(step, inputs.get(step.spec.stream, ()))
+                flows[step.name] = self._source(step, waiting.get(step.spec.stream, deque()))
             elif step.kind == "late":
                 flows[step.name] = self._late(step)
             else:
-                flows[step.name] = self._operators[step.name].process(*(flows[up] for up in step.ups))
+                flows[step.name] = self._run(step, [flows[up] for up in step.ups])
         self._check_limit()
         return [self._emit(n, f) for n, f in flows.items() if n in self._observe and len(f.batch)]
 
-    def _source(self, step: Step, frames: Sequence[Frame]) -> Flow:
+    def _source(self, step: Step, waiting: deque[Frame]) -> Flow:
+        """Take frames up to the end of all inputs; one only if a join must not see what came after it."""
         tracker = self._trackers[step.spec.stream]
         batches, seen, watermark = [], [], tracker.current
-        for frame in frames:
+        while waiting:
+            frame = waiting.popleft()
             if len(frame.batch):
                 slots = self._keys.slots(frame.batch.names, frame.info.source)
                 batches.append(replace(frame.batch, names=NO_NAMES, codes=slots[frame.batch.codes]))
                 seen.append(tracker.current)
             watermark = tracker.advance(frame.info.source, frame.info.watermark)
+            if watermark == TIME_MAX or self._by_frame:
+                break
         if not batches:
             return Flow(_no_rows(step), watermark)
         return Flow(join_rows(batches), watermark, np.repeat(np.array(seen, np.int64), [len(b) for b in batches]))
+
+    def _operator(self, step: Step) -> Operator:
+        if step.kind == "window":
+            return WindowOperator(step.spec, self._keys.__len__, self.state_bytes_max)
+        if step.kind == "join":
+            left, right = (self.plan.by_name[up].dtypes for up in step.ups)
+            return JoinOperator(step.spec.value, left, right)
+        if step.kind == "where":
+            return _Where(step.spec.value)
+        return _Select(step.spec.value) if step.kind == "select" else _Pass()
 
     def _late(self, step: Step) -> Flow:
         window = self._operators[step.ups[0]]
@@ -88,14 +110,22 @@ class Task:
     def _emit(self, step: str, flow: Flow) -> Emitted:
         return Emitted(step, replace(flow.batch, names=self._keys.names), flow.watermark)
 
+    def _run(self, step: Step, inputs: Sequence[Flow]) -> Flow:
+        try:
+            return self._operators[step.name].process(*inputs)
+        except LimitExceeded as e:
+            raise self._limit(step.name, str(e)) from e
+
     def _check_limit(self) -> None:
         if self.state_bytes > self.state_bytes_max:
             largest = max(self._operators, key=lambda n: self._operators[n].nbytes)
-            raise LimitExceeded(
-                f"pipeline {self.plan.pipeline} holds {self.state_bytes:,} bytes of state, more than the limit of "
-                f"{self.state_bytes_max:,}; most of it in step {largest!r}: raise `state_bytes_max`, shorten its windows, or "
-                "spread its keys over more partitions"
-            )
+            raise self._limit(largest, f"it holds {self.state_bytes:,} bytes of state")
+
+    def _limit(self, step: str, what: str) -> LimitExceeded:
+        return LimitExceeded(
+            f"pipeline {self.plan.pipeline}: {what}, more than the limit of {self.state_bytes_max:,}; most of it in step "
+            f"{step!r}: raise `state_bytes_max`, shorten its windows, or spread its keys over more partitions"
+        )
 
     @property
     def state_bytes(self) -> int:
@@ -129,7 +159,7 @@ class Task:
             "plan": self.plan.fingerprint,
             "keys": self._keys.save(),
             "watermarks": {s: {"sources": t.sources, "current": t.current} for s, t in self._trackers.items()},
-            "operators": {n: o.save() for n, o in self._operators.items()},
+            "operators": {n: saved for n, o in self._operators.items() if (saved := o.save())},
         })  # fmt: skip
 
     def restore(self, data: bytes) -> None:
@@ -174,17 +204,6 @@ class _Select(Stateless):
 class _Pass(Stateless):
     def process(self, *inputs: Flow) -> Flow:
         return inputs[0]
-
-
-def _operator(step: Step, plan: Plan, keys: KeyIndex) -> Operator:
-    if step.kind == "window":
-        return WindowOperator(step.spec, lambda: len(keys))
-    if step.kind == "join":
-        left, right = (plan.by_name[up].dtypes for up in step.ups)
-        return JoinOperator(step.spec.value, left, right)
-    if step.kind == "where":
-        return _Where(step.spec.value)
-    return _Select(step.spec.value) if step.kind == "select" else _Pass()
 
 
 def _no_rows(step: Step) -> Batch:

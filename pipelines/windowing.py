@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from pipelines.aggregates import Fold, Ints
-from pipelines.batch import TIME_MAX, TIME_MIN, WINDOW_START, Batch
+from pipelines.batch import TIME_MAX, TIME_MIN, WINDOW_START, Batch, Times
 from pipelines.expr import Array
 from pipelines.flow import NO_NAMES, Flow, join_rows
 from pipelines.plan import WindowSpec
@@ -19,13 +19,14 @@ CELLS_AT_ONCE_MAX = 1 << 20  # (window, slice, slot) cells merged in one go when
 class WindowOperator:
     """Folds rows into slices; when the watermark closes windows, emits one row for each key that has readings in it."""
 
-    def __init__(self, spec: WindowSpec, keys: Callable[[], int]) -> None:
-        """`keys()` is the number of slots in use."""
+    def __init__(self, spec: WindowSpec, keys: Callable[[], int], bytes_max: int) -> None:
+        """`keys()` is the number of slots in use; state beyond `bytes_max` is a `LimitExceeded`."""
         self.window, self.computed, self._keys = spec.over, dict(spec.computed), keys
-        self.fold = Fold(dict(spec.aggs), dict(spec.dtypes))
+        self.fold = Fold(dict(spec.aggs), dict(spec.dtypes), bytes_max)
         self._dtypes = {f.qualified: f.dtype for f in spec.fields}
         self._rows: dict[int, int] = {}  # start of an open slice -> its row in the state
         self._closed = TIME_MIN  # windows that end here or earlier have been emitted
+        self._ended = TIME_MIN  # those that end here or earlier were closed because all inputs had ended
         self.late: Flow | None = None  # late rows of the newest call
         self.late_rows = 0
 
@@ -39,11 +40,13 @@ class WindowOperator:
 
     def _split_late(self, flow: Flow) -> Flow:
         self.late = flow.take(slice(0, 0))
-        if flow.seen is None or not len(flow.batch):
+        if not len(flow.batch):
             return flow
-        if flow.batch.time.min() >= self.window.limit(int(flow.seen.max())):
+        strictest = TIME_MIN if flow.seen is None else self.window.limit(int(flow.seen.max()))
+        if flow.batch.time.min() >= max(strictest, self._ended):
             return flow  # even the oldest row is in time for the strictest limit
-        late = self.window.last_end(flow.batch.time) <= self.window.limits(flow.seen)
+        limits = TIME_MIN if flow.seen is None else self.window.limits(flow.seen)
+        late = self.window.last_end(flow.batch.time) <= np.maximum(limits, self._ended)
         if not late.any():
             return flow
         self.late = flow.take(late)
@@ -51,11 +54,10 @@ class WindowOperator:
         return flow.take(~late)
 
     def _parts(self, flow: Flow) -> list[Flow]:
-        """Usually the flow itself; cut where the watermark closed windows that a later row would wrongly enter."""
-        w, seen = self.window, flow.seen
-        if seen is None or w.slices == 1 or not len(seen) or flow.batch.time.min() >= w.limit(int(seen.max())):
-            return [flow]
-        if not (w.first_end(flow.batch.time) <= w.limits(seen)).any():
+        """Usually the flow itself; cut at the frames where a window closes that a later row would wrongly enter, or where
+        all slices at once would be too many."""
+        seen = flow.seen
+        if seen is None or not len(seen) or not (self._crosses(flow, seen) or self._is_wide(flow)):
             return [flow]
         cuts = np.flatnonzero(np.diff(seen)) + 1
         edges = [0, *cuts.tolist(), len(seen)]
@@ -64,6 +66,17 @@ class WindowOperator:
         for low, high, after in zip(edges[:-1], edges[1:], marks[1:], strict=True):
             parts.append(Flow(flow.batch.take(slice(low, high)), after))
         return parts
+
+    def _crosses(self, flow: Flow, seen: Times) -> bool:
+        """Whether a row arrived after some, not all, of its windows had closed."""
+        w, time = self.window, flow.batch.time
+        if w.slices == 1 or time.min() >= w.limit(int(seen.max())):
+            return False
+        return bool((w.first_end(time) <= w.limits(seen)).any())
+
+    def _is_wide(self, flow: Flow) -> bool:
+        span = (int(flow.batch.time.max()) - int(flow.batch.time.min())) // self.window.slice
+        return min(span, len(flow.batch)) * self.fold.cells.slots > CELLS_AT_ONCE_MAX
 
     def _step(self, flow: Flow) -> Batch:
         if len(flow.batch):
@@ -74,11 +87,13 @@ class WindowOperator:
             if self._due(limit)
             else _NO_TIMES
         )
-        out = [self._emit(part) for part in self._portions(ends)]
+        out = [self._emit(part, slots) for part in self._portions(ends) for slots in self._slot_blocks()]
         if limit != TIME_MAX:
             self._closed = max(self._closed, limit)
         elif len(ends):
-            self._closed = int(ends[-1])  # all inputs have ended; should one come back, it goes on from here
+            self._closed = self._ended = max(
+                self._closed, int(ends[-1])
+            )  # should an input come back, it goes on from here
         self._release()
         return join_rows(out) if out else self._empty()
 
@@ -120,11 +135,15 @@ class WindowOperator:
         count = max(1, CELLS_AT_ONCE_MAX // (self.window.slices * self.fold.cells.slots))
         return [ends[i : i + count] for i in range(0, len(ends), count)]
 
-    def _emit(self, ends: Ints) -> Batch:
+    def _slot_blocks(self) -> list[slice]:
+        """Ranges of slots small enough to merge one window at once."""
+        slots, size = self._keys(), max(1, CELLS_AT_ONCE_MAX // self.window.slices)
+        return [slice(low, min(low + size, slots)) for low in range(0, slots, size)]
+
+    def _emit(self, ends: Ints, slots: slice) -> Batch:
         w = self.window
         slices = (ends - w.size)[:, None] + np.arange(w.slices) * w.slice
         rows = np.array([[self._rows.get(int(s), 0) for s in window] for window in slices], np.int64)
-        slots = self._keys()
         counts, results = self.fold.results(rows, slots)
         at, slot = np.nonzero(counts)
         known: dict[str, Array] = {n: r[at, slot] for n, r in results.items()}
@@ -132,7 +151,7 @@ class WindowOperator:
             for name, expr in self.computed.items():
                 known[name] = np.broadcast_to(expr.on(known), at.shape)
         columns = {n: known[n] for n in self._dtypes} | {WINDOW_START: ends[at] - w.size}
-        return Batch(NO_NAMES, slot.astype(np.int32), ends[at] - 1, columns)
+        return Batch(NO_NAMES, (slot + slots.start).astype(np.int32), ends[at] - 1, columns)
 
     def _empty(self) -> Batch:
         columns = {n: np.empty(0, d) for n, d in self._dtypes.items()} | {WINDOW_START: _NO_TIMES}
@@ -161,11 +180,11 @@ class WindowOperator:
         """See `Operator.save`."""
         starts = sorted(self._rows)
         fold = self.fold.save([self._rows[s] for s in starts], self._keys())
-        return {"closed": self._closed, "starts": starts, "fold": fold}
+        return {"closed": self._closed, "ended": self._ended, "starts": starts, "fold": fold}
 
     def load(self, state: State) -> None:
         """See `Operator.load`."""
-        self._closed = state["closed"]
+        self._closed, self._ended = state["closed"], state["ended"]
         self._rows = {s: self.fold.cells.take_row() for s in state["starts"]}
         self.fold.load(list(self._rows.values()), state["fold"])
 

@@ -11,6 +11,7 @@ from pipelines.batch import TIME_MAX, TIME_MIN, Times
 from pipelines.errors import ConfigError, PlanError
 from pipelines.units import duration_ns, show_duration
 
+LENGTH_NS_MAX = 10 * 366 * 86_400 * 10**9  # ten years
 WINDOWS_PER_ROW_MAX = 10_000  # a hopping window with more overlap than this is a mistake
 
 
@@ -64,6 +65,15 @@ class Window:
 
     def closing(self, slices: Times, closed: int, limit: int) -> Times:
         """Ends, ascending, of the windows with `closed < end <= limit` that hold one of the slices (start times, ns)."""
+        if not len(slices):
+            return slices
+        low = max(self.next_end(closed), int(self.first_end(slices[:1])[0]))
+        high = min(limit, int(self.last_end(slices[-1:])[0]))
+        if (high - low) // self.every < len(slices) * (
+            -(-self.size // self.every)
+        ):  # slices are dense: look at each window
+            ends = np.arange(low, high + 1, self.every, dtype=np.int64)
+            return ends[np.searchsorted(slices, ends - self.size) < np.searchsorted(slices, ends)]
         starts = slices // self.every * self.every
         back = np.arange(-(-self.size // self.every)) * self.every
         candidates = (starts[:, None] - back).ravel()
@@ -77,6 +87,8 @@ def _window(size: str, every: str, late: str) -> Window:
         window = Window(duration_ns(size), duration_ns(every), duration_ns(late))
     except ConfigError as e:
         raise PlanError(str(e)) from e
+    if max(window.size, window.late) > LENGTH_NS_MAX:
+        raise PlanError(f"a window of {size}, late {late}: neither may be longer than ten years")
     if not 0 < window.every <= window.size:
         raise PlanError(
             f"a window of {size} every {every}: `every` must be longer than zero and no longer than the window"

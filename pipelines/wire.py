@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from pipelines.batch import TIME_MIN, WINDOW_START, Batch
+from pipelines.batch import TIME_MAX, TIME_MIN, TIME_NS_MAX, WINDOW_START, Batch
 from pipelines.errors import BadData
 from pipelines.expr import Array
 from pipelines.schema import Row
@@ -43,9 +43,12 @@ class FrameInfo:
         """From Kafka record headers; `BadData` if one is absent or is not what it should be."""
         got = dict(headers)
         try:
-            return cls(got["source"].decode(), int(got["watermark"]), int(got["rows"]), got["schema"].decode())
-        except (KeyError, ValueError) as e:
+            info = cls(got["source"].decode(), int(got["watermark"]), int(got["rows"]), got["schema"].decode())
+        except (KeyError, ValueError, AttributeError) as e:
             raise BadData(f"not a frame: header {e} is missing or wrong (has {sorted(got)})", reason="headers") from e
+        if info.watermark not in (TIME_MIN, TIME_MAX) and abs(info.watermark) > TIME_NS_MAX:
+            raise BadData(f"not a frame: its watermark {info.watermark} is no time", reason="headers")
+        return info
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +86,36 @@ def decode(value: bytes, row: Row) -> Batch:
     try:
         with pa.ipc.open_stream(value) as reader:
             got = reader.read_next_batch()
-    except (pa.ArrowException, OSError, StopIteration) as e:
+            if reader.read_all().num_rows:
+                raise BadData("a frame is one record batch, this has several", reason="not_arrow")
+        got.validate(full=True)  # a frame may come from anybody: offsets that point outside would end the process
+        for column in got.columns:
+            if pa.types.is_dictionary(column.type):
+                column.dictionary.validate(full=True)
+        same = got.schema.equals(row.arrow, check_metadata=True) or _layout(got.schema) == _layout(row.arrow)
+    except (pa.ArrowException, OSError, StopIteration, ValueError, OverflowError) as e:
         raise BadData(f"not an Arrow stream: {e}", reason="not_arrow") from e
-    if not got.schema.equals(row.arrow):
+    if not same:
         raise BadData(_difference(got.schema, row), reason="schema")
-    if nulls := [f.name for f, c in zip(got.schema, got.columns, strict=True) if c.null_count]:
-        raise BadData(f"a frame of {row.name} may have no nulls, but {', '.join(nulls)} has", reason="null")
     keys = got.column(0)
+    if nulls := [
+        f.name for f, c in zip(got.schema, [keys.dictionary, *got.columns[1:], keys], strict=False) if c.null_count
+    ]:
+        raise BadData(f"a frame of {row.name} may have no nulls, but {', '.join(nulls)} has", reason="null")
     codes = keys.indices.to_numpy()
-    if len(codes) and not (codes.min() >= 0 and codes.max() < len(keys.dictionary)):
-        raise BadData(f"a key code points outside the {len(keys.dictionary)} names of the frame", reason="keys")
     at = 2 + row.windowed
     columns = {f.qualified: _numpy(got.column(at + i)) for i, f in enumerate(row.fields)}
     if row.windowed:
         columns[WINDOW_START] = _integers(got.column(2))
-    return Batch(keys.dictionary, codes, _integers(got.column(1)), columns)
+    time = _integers(got.column(1))
+    if len(time) and not (time.min() >= -TIME_NS_MAX and time.max() <= TIME_NS_MAX):
+        raise BadData(f"a frame of {row.name} has a time that is none", reason="time")
+    return Batch(keys.dictionary, codes, time, columns)
+
+
+def _layout(schema: pa.Schema) -> list[tuple[str, str, bytes]]:
+    """What two frames must have in common; whether a field could be null is not of it."""
+    return [(f.name, str(f.type), (f.metadata or {}).get(b"unit", b"")) for f in schema]
 
 
 def _numpy(column: pa.Array) -> Array:
@@ -117,4 +135,10 @@ def _difference(got: pa.Schema, row: Row) -> str:
         f"has an unknown {n}" for n in have.keys() - want.keys()
     ]
     parts += [f"{n} is {have[n]}, not {want[n]}" for n in want.keys() & have.keys() if want[n] != have[n]]
+    units = {n: unit.decode() for n, _, unit in _layout(row.arrow)}
+    parts += [
+        f"{n} is in {u.decode()!r}, not {units[n]!r}"
+        for n, _, u in _layout(got)
+        if n in units and u.decode() != units[n]
+    ]
     return f"the frame is not a {row.name}: {'; '.join(sorted(parts)) or 'its columns stand in another order'}"

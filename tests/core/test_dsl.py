@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines import Col, Key, Pipeline, Schema, Stream, agg, hopping, if_else, sqrt, tumbling
+from pipelines import Col, Expr, Key, Pipeline, Schema, Stream, agg, hopping, if_else, sqrt, tumbling
 from pipelines.errors import SitestreamError
 from pipelines.testing import run
 from tests.core.programs import Feed, Reading, Shelf, Stats, windowed
@@ -121,6 +121,54 @@ def join(other: Any, **options: Any) -> Any:
     return p.read(Feed(Reading, "reading")).join(p.read(Feed(other, "other")).latest(), **options)
 
 
+def two_of_a_name() -> Any:
+    class Stats(Schema):  # another class of the same name
+        n = agg.count()
+
+    s = stream()
+    s.window(tumbling("1m", late="0s"), globals()["Stats"])
+    return s.select(Twice).flow.read(Feed(Reading, "again")).window(tumbling("1h", late="0s"), Stats)
+
+
+def extended() -> Any:
+    class Wrong(Reading):
+        y = Col[float]("")
+
+    return Wrong
+
+
+def no_column() -> Any:
+    class Wrong(Schema):
+        limit = 3
+
+    return Wrong
+
+
+def foreign_table() -> Any:
+    return stream().join(Pipeline("other").read(Feed(Flags, "flags")).latest(), how="inner")
+
+
+def named_state() -> Any:
+    class State(Schema):
+        n = agg.count()
+
+    return stream().window(MINUTE, State)
+
+
+def of_results() -> Any:
+    class Wrong(Schema):
+        m = Stats.mean
+
+    return windowed(MINUTE)[2].window(tumbling("1h", late="0s"), Wrong)
+
+
+def computed(expr: Any) -> Any:
+    class Wrong(Schema):
+        y = expr
+
+    return stream().select(Wrong)
+
+
 MISTAKES: list[tuple[Callable[[], Any], str]] = [
     (lambda: stream().where(Other.y > 1), r"where: column Other.y is not in this stream, which has Reading.k, Reading.x"),
     (not_a_condition, r"where\(Reading.x\): a condition must be true or false, this is a float64"),
@@ -141,6 +189,20 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
     (lambda: join(Flags, how="outer"), r"how='outer'\): how is 'inner' or 'left'"),
     (lambda: join(Flags, how="left"), r"say what Flags.count is where there is no row: Col\[…\]\(absent=…\)"),
     (lambda: join(Reading, how="inner"), r"join\(other\): both sides have Reading.k, Reading.x"),
+    (two_of_a_name, r"p: two schemas are called Stats: rename one"),
+    (extended, r"Wrong extends Reading: a schema stands for itself; write its columns again"),
+    (no_column, r"Wrong.limit is no column: write limit = Col"),
+    (foreign_table, r"join\(flags\): the table belongs to pipeline 'other', this is 'p'"),
+    (named_state, r"p: a step cannot be called 'state'.*rename the schema"),
+    (of_results, r"Wrong.m: Stats.mean is a result of another window; here write agg.mean\(Stats.mean\)"),
+    (lambda: computed(Expr("&", Reading.x, 4)), r"Wrong: \(Reading.x & 4\) cannot be computed"),
+    (lambda: computed(if_else(Reading.x > 0, "hi", "lo")), r"is of type <U2; a column is float64, float32, int64 or bool"),
+    (lambda: computed(Reading.k + 2**70), r"Wrong: .* cannot be computed|is of type object"),
+    (lambda: Pipeline("control"), r"a pipeline cannot be called 'control'"),
+    (lambda: Pipeline("p").read(Feed(Reading, "dead")), r"a stream cannot be called 'dead'.*give it another stream="),
+    (lambda: tumbling("99999w", late="0s"), r"neither may be longer than ten years"),
+    (lambda: Reading.batch(device=["a"], time=[0, 1], x=[1.0], k=[1]), r"Reading.batch: device has 1 values for 2 times"),
+    (lambda: Reading.batch(device=["a"], time=np.array(["NaT"], "M8[ns]"), x=[1.0], k=[1]), r"a time is absent or absurd"),
     (typeless, r"Wrong.x has no type: write Col\[float\]"),
     (strange_type, r"Wrong.x cannot be a <class 'complex'>: a column is float, int, bool or numpy.float32"),
     (reserved, r"Wrong.time: this name is taken"),
@@ -190,8 +252,32 @@ def test_the_fingerprint_follows_what_decides_results_only() -> None:
         p.read(Feed(Reading, stream)).window(tumbling(window, late="0s"), Stats).to(Shelf())
         return p.plan().fingerprint
 
+    def shaped(factor: int, *, keep: bool = False) -> str:
+        class Shaped(Schema):
+            y = Reading.x * factor
+
+        class Mean(Schema):
+            y = agg.mean(Shaped.y)
+
+        p = Pipeline("p")
+        mean = p.read(Feed(Reading, "reading")).window(tumbling("1m", late="0s"), Mean)
+        if keep:
+            mean.where(Mean.y > 3).to(Shelf(), name="hot")
+            mean.late.to(Shelf())
+        return p.plan().fingerprint
+
+    assert shaped(2) != shaped(3), "a column that was never selected counts with its formula"
+    assert shaped(2) == shaped(2, keep=True), "filters and sinks behind a window leave its state as it is"
     assert fingerprint("1m") == fingerprint("60s")
     assert len({fingerprint("1m"), fingerprint("2m"), fingerprint("1m", "other")}) == 3
+
+
+def test_status_bits_can_be_tested() -> None:
+    p = Pipeline("p")
+    s = p.read(Feed(Reading, "reading"))
+    alarm = s.where((Reading.k & 4) != 0)
+    b = Reading.batch(device=list("abc"), time=range(3), x=[0.0, 1.0, 2.0], k=[3, 4, 8])
+    assert run(p, {s: b})[alarm].keys == ["b"]
 
 
 def test_the_graph_shows_steps_and_sinks() -> None:

@@ -7,7 +7,7 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import Col, Key, Pipeline, Schema
+from pipelines import Col, Key, Pipeline, Schema, agg, tumbling
 from pipelines.batch import Batch
 from pipelines.task import Task
 from pipelines.testing import run
@@ -30,6 +30,15 @@ class Both(Schema):
     t = Temp.t
     load = Load.load
     on = Load.on
+
+
+class Warm(Schema):
+    t = agg.mean(Temp.t)
+
+
+class Both2(Schema):
+    t = Warm.t
+    load = Load.load
 
 
 SECOND = 10**9
@@ -104,6 +113,17 @@ def test_a_row_goes_as_soon_as_the_other_side_has_reached_it() -> None:
     assert task.process({"temp": [frame(temps([("a", 5 * SECOND, 1)]))]}) == []
     emitted = task.process({"load": [frame(loads([("a", 4 * SECOND, 7), ("a", 5 * SECOND, 8)]))]})
     assert emitted[0].batch[Both.load].tolist() == [7.0]
+
+
+def test_nobody_waits_for_a_table_behind_another_join_either() -> None:
+    program = Pipeline("join")
+    temp = program.read(Feed(Temp, "temp"))
+    table = program.table(Feed(Load, "load"))
+    warm = temp.join(table, how="left").window(tumbling("10s", late="0s"), Warm)
+    out = warm.join(table, how="left").select(Both2).to(Shelf())
+    task = Task(out.flow.plan())
+    emitted = [e for s in range(0, 50, 5) for e in task.process({"temp": [frame(temps([("a", s * SECOND, s)]))]})]
+    assert sum(len(e.batch) for e in emitted) == 4
 
 
 def test_nobody_waits_for_a_table() -> None:

@@ -9,14 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import hopping, tumbling
+from pipelines import Pipeline, Schema, agg, hopping, tumbling
 from pipelines.batch import TIME_MAX, TIME_MIN, WINDOW_START, Batch
+from pipelines.errors import LimitExceeded
+from pipelines.plan import Plan
 from pipelines.task import Task
 from pipelines.testing import run
 from pipelines.windows import Window
 from pipelines.wire import Frame, FrameInfo
 from tests.core import reference
-from tests.core.programs import Reading, Stats, windowed
+from tests.core.programs import Feed, Reading, Shelf, Stats, windowed
 
 SECOND = 10**9
 WINDOWS = [
@@ -35,6 +37,9 @@ readings = st.builds(
     st.integers(-(2**40), 2**40),
 )
 frames = st.lists(st.lists(readings, min_size=1, max_size=8), min_size=1, max_size=8)
+
+
+END = Frame(FrameInfo("one", TIME_MAX), Reading.batch(device=[], time=[], x=[], k=[]))
 
 
 def batch(rows: list[reference.Reading]) -> Batch:
@@ -75,6 +80,23 @@ def test_results_and_late_rows_are_those_of_the_reference(
     assert sorted(zip(gone.keys, gone.time.tolist(), strict=True)) == sorted((r.device, r.time) for r in late)
 
 
+def results(plan: Plan, wire: list[Frame], groups: list[int], *, restart: bool) -> list[tuple[str, ...]]:
+    """All rows that come out, when the frames go in by groups; with `restart` a new task goes on after each."""
+    task, at, out = Task(plan), 0, []
+    for size in groups:
+        emitted = task.process({"reading": wire[at : at + size]})
+        at += size
+        for e in emitted:
+            columns = [e.batch.columns[c].tolist() for c in sorted(e.batch.columns)]
+            out += [
+                (e.step, *map(repr, row)) for row in zip(e.batch.keys, e.batch.time.tolist(), *columns, strict=True)
+            ]
+        if restart:
+            saved, task = task.snapshot(), Task(plan)
+            task.restore(saved)
+    return sorted(out)
+
+
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
 @given(frames=frames, data=st.data())
 @settings(max_examples=60, deadline=None)
@@ -86,30 +108,90 @@ def test_grouping_and_restarts_change_no_bit(
     for f in frames:
         newest = max(newest, *(r.time for r in f))
         wire.append(Frame(FrameInfo("one", newest, len(f)), batch(f)))
-    wire.append(Frame(FrameInfo("one", TIME_MAX), batch([])))
-
-    def results(groups: list[int], restart: bool) -> list[tuple[str, ...]]:
-        task, at, out = Task(plan), 0, []
-        for size in groups:
-            emitted = task.process({"reading": wire[at : at + size]})
-            at += size
-            for e in emitted:
-                columns = [e.batch.columns[c].tolist() for c in sorted(e.batch.columns)]
-                out += [
-                    (e.step, *map(repr, row)) for row in zip(e.batch.keys, e.batch.time.tolist(), *columns, strict=True)
-                ]
-            if restart:
-                saved, task = task.snapshot(), Task(plan)
-                task.restore(saved)
-        return sorted(out)
+        if data.draw(st.integers(0, 4)) == 0:
+            wire.append(END)  # all inputs end, and the next frame finds them started again
+    wire.append(END)
 
     groups, left = [], len(wire)
     while left:
         groups.append(data.draw(st.integers(1, left)))
         left -= groups[-1]
-    one_by_one = results([1] * len(wire), restart=False)
-    assert results(groups, restart=False) == one_by_one
-    assert results(groups, restart=True) == one_by_one
+    one_by_one = results(plan, wire, [1] * len(wire), restart=False)
+    assert results(plan, wire, groups, restart=False) == one_by_one
+    assert results(plan, wire, groups, restart=True) == one_by_one
+
+
+class Level(Schema):
+    mean = agg.mean(Reading.x)
+
+
+class Gap(Schema):
+    gap = Reading.x - Level.mean
+
+
+class Gaps(Schema):
+    n = agg.count()
+    total = agg.sum(Gap.gap)
+
+
+@given(frames=frames, data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_grouping_and_restarts_change_no_bit_behind_a_join(
+    frames: list[list[reference.Reading]], data: st.DataObject
+) -> None:
+    program = Pipeline("test")
+    source = program.read(Feed(Reading, "reading"))
+    level = source.window(hopping("10s", every="5s", late="2s"), Level)
+    gaps = source.join(level.latest(), how="left").select(Gap).window(tumbling("10s", late="3s"), Gaps)
+    gaps.to(Shelf())
+    gaps.late.to(Shelf())
+    newest, wire = TIME_MIN, []
+    for f in frames:
+        newest = max(newest, *(r.time for r in f))
+        wire += [Frame(FrameInfo("one", newest, len(f)), batch(f))] + [END] * (data.draw(st.integers(0, 4)) == 0)
+    plan, size = program.plan(), data.draw(st.integers(1, len(wire)))
+    groups = [size] * (len(wire) // size) + [len(wire) % size]
+    one_by_one = results(plan, wire, [1] * len(wire), restart=False)
+    assert results(plan, wire, groups, restart=False) == one_by_one
+    assert results(plan, wire, groups, restart=True) == one_by_one
+
+
+def test_rows_after_the_end_are_late_for_what_it_closed_never_lost() -> None:
+    plan = windowed(tumbling("1h", late="0s"))[0].plan()
+    rows = [
+        Frame(FrameInfo("one", t * SECOND, 1), batch([reference.Reading("a", t * SECOND, 1.0, 1)])) for t in range(50)
+    ]
+    task, out = Task(plan), []
+    for call in (rows[:10], [END], rows[10:], [END]):
+        out += task.process({"reading": call})
+    assert [(e.step, len(e.batch)) for e in out] == [("stats", 1), ("stats-late", 40)]
+    assert out[0].batch[Stats.n].tolist() == [10]
+
+
+def test_a_backlog_in_one_call_needs_no_more_memory_than_frame_by_frame() -> None:
+    plan = windowed(tumbling("1s", late="0s"))[0].plan()
+    keys = [reference.Reading(f"d{i}", 0, 1.0, 1) for i in range(5000)]
+    backlog = [Frame(FrameInfo("one", 0, 5000), batch(keys))]
+    backlog += [
+        Frame(FrameInfo("one", t * SECOND, 1), batch([reference.Reading("d1", t * SECOND, 1.0, 1)]))
+        for t in range(1, 600)
+    ]
+    task = Task(plan, state_bytes_max=2**24)
+    assert sum(len(e.batch) for e in task.process({"reading": backlog})) == 5000 + 598
+
+
+def test_one_frame_with_too_many_windows_is_refused_before_the_memory_is_taken() -> None:
+    task = Task(windowed(tumbling("1s", late="0s"))[0].plan())
+    rows = [reference.Reading(f"d{i % 1000}", i * SECOND, 1.0, 1) for i in range(20_000)]
+    with pytest.raises(LimitExceeded, match=r"open windows and keys need .* most of it in step 'stats'"):
+        task.process({"reading": [Frame(FrameInfo("one", 0, len(rows)), batch(rows))]})
+
+
+def test_a_long_window_that_hops_often_closes_quickly() -> None:
+    window = hopping("1h", every="1s", late="0s")
+    slices = np.arange(3600) * SECOND
+    assert window.closing(slices, 3599 * SECOND, 3600 * SECOND).tolist() == [3600 * SECOND]
+    assert len(window.closing(slices[:1], TIME_MIN, TIME_MAX)) == 3600
 
 
 def test_windows_close_as_the_watermark_passes_not_before() -> None:

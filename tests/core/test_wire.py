@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -28,9 +30,10 @@ class Plain(Schema):
 
 
 ROW = Mixed.measured()
+TIMES = st.integers(-(2**62), 2**62)
 INT64 = st.integers(-(2**63), 2**63 - 1)
 rows = st.lists(
-    st.tuples(st.text(max_size=5), INT64, st.floats(width=32), INT64, st.booleans()),
+    st.tuples(st.text(max_size=5), TIMES, st.floats(width=32), INT64, st.booleans()),
     max_size=30,
 )  # fmt: skip
 
@@ -87,7 +90,7 @@ def test_a_damaged_frame_is_refused_or_read_never_worse(data: st.DataObject) -> 
         got = decode(bytes(frame), ROW)
     except BadData:
         return
-    assert got.codes.max(initial=0) < max(len(got.names), 1)
+    assert len(got.keys) == len(got)  # every code has a name, every name is text
 
 
 def plain(**columns: object) -> bytes:
@@ -115,8 +118,8 @@ def plain(**columns: object) -> bytes:
         (plain(x=pa.array([None], pa.float64())), "null", "may have no nulls, but x has"),
         (
             plain(device=pa.DictionaryArray.from_arrays(pa.array([3], pa.int32()), ["a"], safe=False)),
-            "keys",
-            "outside the 1 names",
+            "not_arrow",
+            "out of bounds",
         ),
     ],
 )
@@ -124,6 +127,68 @@ def test_what_is_wrong_with_a_frame_is_said(frame: bytes, reason: str, message: 
     with pytest.raises(BadData, match=message) as e:
         decode(frame, Plain.measured())
     assert e.value.reason == reason
+
+
+def test_what_others_write_is_read_if_it_means_the_same() -> None:
+    nullable = pa.ipc.open_stream(plain()).read_all()
+    assert nullable.schema.field("x").nullable is False
+    loose = pa.schema([pa.field(f.name, f.type, True, f.metadata) for f in nullable.schema])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, loose) as w:
+        w.write_table(nullable.cast(loose))
+    assert decode(bytes(sink.getvalue()), Plain.measured()).keys == ["a"]
+
+
+def frame_of(*tables: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, tables[0].schema) as w:
+        for t in tables:
+            w.write_table(t)
+    return bytes(sink.getvalue())
+
+
+def foreign(change: str) -> bytes:
+    """A frame as a careless or hostile writer makes it."""
+    t = pa.ipc.open_stream(plain()).read_all().combine_chunks()
+    if change == "unit":
+        fields = [f.with_metadata({"unit": "in/s"}) if f.name == "x" else f for f in t.schema]
+        return frame_of(t.cast(pa.schema(fields)))
+    if change == "two":
+        return frame_of(t, t)
+    if change == "time":
+        return frame_of(t.set_column(1, t.schema.field(1), pa.array([-(2**63) + 1], pa.timestamp("ns", "UTC"))))
+    names = pa.array([None], pa.string()) if change == "null" else pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.py_buffer(np.array([0, 1], np.int32)), pa.py_buffer(b"\xff")]
+    )  # fmt: skip
+    keys = pa.DictionaryArray.from_arrays(pa.array([0], pa.int32()), names)
+    return frame_of(t.set_column(0, t.schema.field(0), keys))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("unit", "x is in 'in/s', not 'mm/s'"),
+        ("two", "one record batch, this has several"),
+        ("time", "a time that is none"),
+        ("null", "no nulls, but device has"),
+        ("text", "not an Arrow stream"),
+    ],
+)
+def test_a_foreign_frame_that_would_do_harm_is_refused(change: str, message: str) -> None:
+    with pytest.raises(BadData, match=message):
+        decode(foreign(change), Plain.measured())
+
+
+@pytest.mark.parametrize("watermark", [b"", b"soon", b"99999999999999999999999", str(2**62 + 1).encode()])
+def test_a_watermark_that_is_no_time_is_refused(watermark: bytes) -> None:
+    with pytest.raises(BadData, match="not a frame"):
+        FrameInfo.of([("source", b"s"), ("watermark", watermark), ("rows", b"0"), ("schema", b"")])
+
+
+def test_a_header_without_value_is_refused() -> None:
+    headers: list[tuple[str, Any]] = [("source", None), ("watermark", b"1"), ("rows", b"0"), ("schema", b"")]
+    with pytest.raises(BadData, match="missing or wrong"):
+        FrameInfo.of(headers)
 
 
 def test_a_record_without_headers_is_no_frame() -> None:

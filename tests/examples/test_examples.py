@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.load import load
+from pipelines.load import PREFIX, load
 from pipelines.testing import run
 
 ROOT = Path(__file__).parent.parent.parent
@@ -21,7 +21,7 @@ MINUTE = 60 * 10**9
 def loaded(name: str) -> dict[str, Any]:
     """The variables of an example."""
     load(str(ROOT / "examples" / name))
-    return vars(sys.modules[name.removesuffix(".py")])
+    return vars(sys.modules[PREFIX + name.removesuffix(".py")])
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda f: f.stem)
