@@ -46,6 +46,7 @@ class Rollout:
     pause: Callable[[float], None] = time.sleep
     interrupted: bool = False
     _turn: int = 0
+    _well: set[str] = field(default_factory=set)  # old ones that were healthy: they must be so again if they come back
 
     def run(self) -> State:
         """Until one of `rollout.EXIT_CODES` is reached. Ctrl-C counts as a failure, so it rolls back."""
@@ -84,6 +85,8 @@ class Rollout:
             return "ok"
         swap = self.swaps[self._turn]
         if swap.old:
+            if self._seen(swap.old).health == "healthy":
+                self._well.add(swap.old)
             self.report(f"{swap.service}: stopping {swap.old}")
             self.engine.run(StopContainer(swap.old))
         if swap.new:
@@ -141,11 +144,12 @@ class Rollout:
         for swap in reversed(self.swaps):
             if swap.new:
                 self.engine.run(RemoveContainer(swap.new) if swap.made else StopContainer(swap.new))
-        back = [swap.old for swap in reversed(self.swaps) if swap.old]
-        for name in back:
+        touched = [swap.old for swap in reversed(self.swaps[: self._turn + 1]) if swap.old]
+        for name in touched:
             self.engine.run(StartContainer(name))
-        for name in back:
-            self._wait_until_healthy(name, max(self.timeout_s, BACK_S_MIN))
+        for name in touched:
+            if name in self._well:
+                self._wait_until_healthy(name, max(self.timeout_s, BACK_S_MIN))
         return "ok"
 
 

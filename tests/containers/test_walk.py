@@ -165,6 +165,19 @@ def test_an_old_version_that_does_not_come_back_is_told() -> None:
     assert deploy.said[-1] == "process was not healthy within 120 s"
 
 
+def test_an_old_version_that_was_ill_before_only_has_to_run_again() -> None:
+    deploy = Deploy.on(ill=frozenset({_name("process", 2), _name("process", 1)}))
+    deploy.engine.containers[_name("process", 1)] = found("process", 1, health="unhealthy")  # its devices are away, say
+    assert deploy.rollout().run() == "rolled back"
+    assert deploy.engine.running == OLD
+
+
+def test_what_was_not_touched_yet_is_left_alone_on_the_way_back() -> None:
+    deploy = Deploy.on(ill=frozenset({_name("upload", 2), _name("process", 1)}))
+    assert deploy.rollout().run() == "rolled back"
+    assert StartContainer(_name("process", 1)) not in deploy.engine.done
+
+
 def test_what_fails_before_anything_is_touched_touches_nothing() -> None:
     deploy = Deploy.on()
 
