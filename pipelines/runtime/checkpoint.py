@@ -21,6 +21,7 @@ REPLAY_BYTES_MAX = 64 * 2**20  # cost of a replay after which the next transacti
 REPLAY_SNAPSHOTS_MAX = (
     4  # …or this many times the snapshot's own size, so that large states are not written all the time
 )
+REPLACED_MAX = 8  # versions remembered
 STEP_RECORDS = 256  # replayed at once
 FRAME_COST_BYTES = 4096  # replaying a frame costs as much as this many bytes, however small it is
 
@@ -45,6 +46,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     calls: list[
         list[int]
     ] = []  # for each call since the snapshot: by how much each input, in order of topic name, advanced
+    replaced: list[str] = []  # versions whose state was given up for this one: they may take over again
     format: int = 1
 
 
@@ -93,12 +95,22 @@ def check_plan(checkpoint: Checkpoint, fingerprint: str, *, discard: str, where:
     """True if the state can be used, False if it is to be discarded; `StateError` if it is another plan's."""
     if checkpoint.plan == fingerprint:
         return True
-    if checkpoint.plan == discard:
+    if checkpoint.plan == discard or fingerprint in checkpoint.replaced:
         return False
     raise StateError(
         f"{where} holds the state of version {checkpoint.plan} of the pipeline, this is version {fingerprint}: deploy the old "
         f'version again, or set the option `discard_state` = "{checkpoint.plan}" to go on where it stopped with empty windows'
     )
+
+
+def replaced_by(checkpoint: Checkpoint | None, fingerprint: str, *, discard: str) -> list[str]:
+    """Versions that a next checkpoint of version `fingerprint` names as replaced, newest last.
+
+    Giving up the state of one version for another includes the way back: a deploy that fails must be able to undo it. A
+    partition without state yet takes the version to `discard` for the one that was replaced.
+    """
+    before = (*checkpoint.replaced, checkpoint.plan) if checkpoint else (discard,)
+    return list(dict.fromkeys(v for v in before if v and v != fingerprint))[-REPLACED_MAX:]
 
 
 def check_inputs(checkpoint: Checkpoint, ends: Offsets, where: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipelines import metrics
 from pipelines.runtime import checkpoint as cp
@@ -25,6 +25,7 @@ class Restored:
     checkpoint: cp.Checkpoint | None  # None: nothing of it can be built upon, the next transaction needs a snapshot
     snapshot_bytes: int = 0
     replay_cost: int = 0
+    replaced: list[str] = field(default_factory=list)  # see `checkpoint.replaced_by`
 
 
 async def restore(job: Job, partition: int) -> Restored:
@@ -48,16 +49,17 @@ async def _restore(job: Job, partition: int, consumer: kafka.Client) -> Restored
     begins = {p.topic: o for p, o in (await consumer.beginning_offsets(inputs)).items()}
     ends = {p.topic: o for p, o in (await consumer.end_offsets(inputs)).items()}
     newest = await _newest_checkpoint(consumer, place)
+    replaced = cp.replaced_by(newest, job.plan.fingerprint, discard=job.discard_state)
     if newest is None:
-        return Restored(job.task(), begins, None)
+        return Restored(job.task(), begins, None, replaced=replaced)
     cp.check_inputs(newest, ends, where)
     offsets = begins | {t: max(o, begins[t]) for t, o in newest.offsets.items() if t in begins}
     _tell_lost(job, partition, newest, begins)
     if not cp.check_plan(newest, job.plan.fingerprint, discard=job.discard_state, where=where):
-        log.warning("%s: the state of version %s is discarded, as `discard_state` says", where, newest.plan)
-        return Restored(job.task(), offsets, None)
+        log.warning("%s: the state of version %s is discarded; windows begin empty", where, newest.plan)
+        return Restored(job.task(), offsets, None, replaced=replaced)
     data = await _snapshot(consumer, place, newest.snapshot, where)
-    restored = Restored(job.task(), offsets, newest, len(data))
+    restored = Restored(job.task(), offsets, newest, len(data), replaced=replaced)
     restored.task.restore(data)
     await _replay(job, partition, consumer, restored, newest)
     return restored

@@ -60,6 +60,7 @@ class Session:
         self._snapshot = restored.checkpoint.snapshot if restored.checkpoint else None
         self._calls = [list(c) for c in restored.checkpoint.calls] if restored.checkpoint else []
         self._snapshot_bytes, self._cost = restored.snapshot_bytes, restored.replay_cost
+        self._replaced = restored.replaced
         self._pending = _Pending()
         self._transaction: asyncio.Task[None] | None = None
 
@@ -123,7 +124,8 @@ class Session:
             if chunks:
                 at = cp.Snapshot(first=first, chunks=len(chunks), sha256=digest, offsets=offsets)
             assert at is not None
-            return cp.Checkpoint(plan=self._job.plan.fingerprint, offsets=offsets, snapshot=at, calls=calls)
+            plan, replaced = self._job.plan.fingerprint, self._replaced
+            return cp.Checkpoint(plan=plan, offsets=offsets, snapshot=at, calls=calls, replaced=replaced)
 
         self._transaction = asyncio.create_task(self._transact(pending, chunks, checkpoint))
         self._transaction.add_done_callback(lambda _: self._wake())

@@ -14,7 +14,7 @@ from connectors.mqtt import TopicPattern
 from connectors.secrets import secret
 from pipelines.errors import ConfigError, PlanError
 from pipelines.ports import Sink, Source
-from pipelines.schema import Schema
+from pipelines.schema import Col, Key, Schema
 from tests.connectors.schemas import Vibration
 
 
@@ -107,9 +107,11 @@ def test_a_secret_that_is_missing(tmp_path: Path) -> None:
 
 
 def test_the_stream_is_called_as_the_schema() -> None:
-    class PressVibration(Vibration):
-        pass
+    class PressVibration(Schema):
+        device = Key[str]()
+        rms = Col[float]("mm/s")
 
+    assert mqtt.source(PressVibration, broker="mqtt://e", topic="{device}").stream == "press-vibration"
     assert source().stream == "vibration"
     assert source(stream="vib").stream == "vib"
     assert mqtt.source(Vibration, broker="mqtt://e", topic="{device}").describe() == {"mqtt": "mqtt://e/{device}"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
+from msgspec import structs
 
 from pipelines.errors import StateError
 from pipelines.runtime import checkpoint as cp
@@ -68,6 +69,21 @@ def test_state_of_another_plan_is_refused_unless_it_may_be_discarded() -> None:
     assert not cp.check_plan(c, "p2", discard="p1", where="s.p.state[0]")
     with pytest.raises(StateError, match=r'state of version p1 .* this is version p2: .* `discard_state` = "p1"'):
         cp.check_plan(c, "p2", discard="p0", where="s.p.state[0]")
+
+
+def test_a_version_that_was_replaced_may_come_back() -> None:
+    c = checkpoint(start={"a": 0}, now={"a": 0})
+    second = structs.replace(c, plan="p2", replaced=cp.replaced_by(c, "p2", discard=""))
+    assert not cp.check_plan(second, "p1", discard="", where="s.p.state[0]")
+    with pytest.raises(StateError):
+        cp.check_plan(second, "p3", discard="", where="s.p.state[0]")
+    back = structs.replace(second, plan="p1", replaced=cp.replaced_by(second, "p1", discard=""))
+    assert back.replaced == ["p2"]
+    assert cp.replaced_by(None, "p2", discard="p1") == ["p1"]
+    for i in range(20):
+        back = structs.replace(back, plan=f"q{i}", replaced=cp.replaced_by(back, f"q{i}", discard=""))
+    assert len(back.replaced) == cp.REPLACED_MAX
+    assert back.replaced[-1] == "q18"
 
 
 def test_an_input_that_ends_before_what_was_processed_is_refused() -> None:

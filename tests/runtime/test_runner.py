@@ -132,6 +132,8 @@ async def test_state_of_another_version_is_refused_until_it_is_given_up(site: Si
             truth(frames[25:], 20),
         )  # the old version had closed two windows of ten seconds
         await site.wait_for_windows(before | after)
+    async with site.running() as back:  # the version that was given up may take over again: a deploy can be undone
+        await until(lambda: len(back.offsets) == site.partitions)
 
 
 async def test_metrics_of_a_partition_vanish_with_it(site: Site) -> None:

@@ -43,7 +43,7 @@ async def test_a_state_that_outgrows_its_limit_stops_the_worker(
     await site.send(story(2))
     worker = site.worker(tmp_path, state_bytes_max="10").start()
     assert await asyncio.to_thread(worker.wait) == 1
-    assert worker.text.splitlines()[-1].startswith("process: pipeline plant holds ")
+    assert worker.text.splitlines()[-1].startswith("process: pipeline plant: it holds ")
     assert "more than the limit of 10" in worker.text
     assert "Traceback" not in worker.text
 
