@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from pipelines.batch import TIME_MAX, Batch
 from pipelines.errors import LimitExceeded, StateError
-from pipelines.expr import Array, Expr
-from pipelines.flow import NO_NAMES, Flow, Operator, Stateless, join_rows
-from pipelines.join import JoinOperator
+from pipelines.operators.build import build
+from pipelines.operators.flow import NO_NAMES, Env, Flow, Late, empty, join_rows
 from pipelines.plan import SOURCES, Plan, Step
 from pipelines.state import KeyIndex, pack, unpack
 from pipelines.watermark import WatermarkTracker
-from pipelines.windowing import WindowOperator
 from pipelines.wire import Frame
 
 STATE_BYTES_MAX = 2**28
@@ -47,8 +44,9 @@ class Task:
         self._observe = frozenset(plan.outputs if observe is None else observe)
         self._keys = KeyIndex()
         self._trackers = {stream: WatermarkTracker() for stream in plan.sources}
-        self._operators = {s.name: self._operator(s) for s in plan.steps if s.kind not in (*SOURCES, "late")}
-        self._by_frame = any(s.kind == "join" for s in plan.steps)
+        env = Env(self._keys.__len__, state_bytes_max)
+        self._operators = {s.name: build(s, plan, env) for s in plan.steps if s.kind not in (*SOURCES, "late")}
+        self._by_frame = any(o.by_frame for o in self._operators.values())
 
     def process(self, inputs: Mapping[str, Sequence[Frame]]) -> list[Emitted]:
         """Take frames in, by stream and in offset order; give what the observed steps emit.
@@ -88,24 +86,14 @@ class Task:
             if watermark == TIME_MAX or self._by_frame:
                 break
         if not batches:
-            return Flow(_no_rows(step), watermark)
+            return Flow(empty(step.dtypes), watermark)
         return Flow(join_rows(batches), watermark, np.repeat(np.array(seen, np.int64), [len(b) for b in batches]))
 
-    def _operator(self, step: Step) -> Operator:
-        if step.kind == "window":
-            return WindowOperator(step.spec, self._keys.__len__, self.state_bytes_max)
-        if step.kind == "join":
-            left, right = (self.plan.by_name[up].dtypes for up in step.ups)
-            return JoinOperator(step.spec.value, left, right)
-        if step.kind == "where":
-            return _Where(step.spec.value)
-        return _Select(step.spec.value) if step.kind == "select" else _Pass()
-
     def _late(self, step: Step) -> Flow:
-        window = self._operators[step.ups[0]]
-        assert isinstance(window, WindowOperator)
-        assert window.late is not None
-        return window.late
+        operator = self._operators[step.ups[0]]
+        assert isinstance(operator, Late)
+        assert operator.late is not None
+        return operator.late
 
     def _emit(self, step: str, flow: Flow) -> Emitted:
         return Emitted(step, replace(flow.batch, names=self._keys.names), flow.watermark)
@@ -133,13 +121,9 @@ class Task:
         return self._keys.nbytes + sum(o.nbytes for o in self._operators.values())
 
     @property
-    def _windows(self) -> dict[str, WindowOperator]:
-        return {n: o for n, o in self._operators.items() if isinstance(o, WindowOperator)}
-
-    @property
     def windows_open(self) -> int:
         """Slices of windows that hold readings and are not yet emitted."""
-        return sum(o.open for o in self._windows.values())
+        return sum(getattr(o, "open", 0) for o in self._operators.values())
 
     @property
     def watermarks(self) -> dict[str, int]:
@@ -147,9 +131,10 @@ class Task:
         return {stream: t.current for stream, t in self._trackers.items()}
 
     def take_late_rows(self) -> dict[str, int]:
-        """Late rows of each window step since the last call."""
-        counts = {n: o.late_rows for n, o in self._windows.items()}
-        for o in self._windows.values():
+        """Late rows of each step that can have any since the last call."""
+        late = {n: o for n, o in self._operators.items() if isinstance(o, Late)}
+        counts = {n: o.late_rows for n, o in late.items()}
+        for o in late.values():
             o.late_rows = 0
         return counts
 
@@ -175,38 +160,3 @@ class Task:
             self._trackers[stream].load(t["sources"], t["current"])
         for name, saved in state["operators"].items():
             self._operators[name].load(saved)
-
-
-class _Where(Stateless):
-    def __init__(self, condition: Expr[bool]) -> None:
-        self.condition = condition
-
-    def process(self, *inputs: Flow) -> Flow:
-        (flow,) = inputs
-        with np.errstate(all="ignore"):
-            keep = self.condition.on(flow.batch.columns)
-        return flow if keep.all() else flow.take(keep)
-
-
-class _Select(Stateless):
-    def __init__(self, columns: Sequence[Expr[Any]]) -> None:
-        self.columns = columns
-
-    def process(self, *inputs: Flow) -> Flow:
-        (flow,) = inputs
-        known: dict[str, Array] = dict(flow.batch.columns)
-        with np.errstate(all="ignore"):
-            for column in self.columns:
-                known[column.qualified] = np.broadcast_to(column.on(known), (len(flow.batch),))
-        return flow.with_columns(known)
-
-
-class _Pass(Stateless):
-    def process(self, *inputs: Flow) -> Flow:
-        return inputs[0]
-
-
-def _no_rows(step: Step) -> Batch:
-    return Batch(
-        NO_NAMES, np.empty(0, np.int32), np.empty(0, np.int64), {n: np.empty(0, d) for n, d in step.dtypes.items()}
-    )

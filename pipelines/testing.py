@@ -11,7 +11,7 @@ import numpy as np
 from pipelines.batch import TIME_MAX, TIME_MIN, Batch
 from pipelines.dsl import Pipeline, Stream, Table
 from pipelines.errors import PlanError
-from pipelines.flow import join_rows
+from pipelines.operators.flow import join_rows
 from pipelines.plan import Step
 from pipelines.task import Emitted, Task
 from pipelines.wire import Frame, FrameInfo

@@ -10,15 +10,17 @@ import numpy.typing as npt
 
 from pipelines.batch import TIME_MAX, TIME_MIN, WINDOW_START, Batch
 from pipelines.expr import Array
-from pipelines.flow import NO_NAMES, Flow, join_rows
+from pipelines.operators.flow import NO_NAMES, Flow, join_rows
 from pipelines.plan import JoinSpec
 from pipelines.state import State
 
 SEEN = "~seen"  # column of waiting rows: the watermark in force when each arrived
 
 
-class JoinOperator:
+class AsOfJoin:
     """Holds rows until the table's watermark has reached them; keeps the versions of the table that they may need."""
+
+    by_frame = True  # late rows must see the same versions however frames are grouped
 
     def __init__(self, spec: JoinSpec, left: Mapping[str, str], right: Mapping[str, str]) -> None:
         """`left` and `right`: dtypes of the columns by qualified name."""

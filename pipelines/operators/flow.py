@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -37,8 +37,22 @@ class Flow:
         return replace(self, batch=replace(self.batch, columns=columns))
 
 
+@dataclass(frozen=True, slots=True)
+class Env:
+    """What a task lends its operators."""
+
+    keys: Callable[[], int]  # number of slots in use; codes of all flows are below it
+    bytes_max: int  # of the state of the whole task
+
+
 class Operator(Protocol):
-    """One step at work. Given new rows of each input it returns what follows; deterministic, no clock, no I/O."""
+    """One step at work. Given new rows of each input it returns what follows; deterministic, no clock, no I/O.
+
+    Results must not depend on how frames are grouped into calls: what counts is the order of rows and `Flow.seen`. An operator
+    that cannot promise this has `by_frame = True`; the task then gives frames one at a time.
+    """
+
+    by_frame: bool
 
     def process(self, *inputs: Flow) -> Flow:
         """Take new rows and watermarks in."""
@@ -61,6 +75,7 @@ class Operator(Protocol):
 class Stateless:
     """Base of operators without state."""
 
+    by_frame = False
     nbytes = 0
 
     def save(self) -> State:
@@ -69,6 +84,19 @@ class Stateless:
 
     def load(self, state: State) -> None:
         """See `Operator.load`."""
+
+
+class Late:
+    """Mixin of operators that refuse rows: `late` holds those of the newest call, `late_rows` counts."""
+
+    late: Flow | None = None
+    late_rows = 0
+
+
+def empty(dtypes: Mapping[str, str]) -> Batch:
+    """No rows, with the columns of a step (`Step.dtypes`)."""
+    columns = {n: np.empty(0, d) for n, d in dtypes.items()}
+    return Batch(NO_NAMES, np.empty(0, np.int32), np.empty(0, np.int64), columns)
 
 
 def join_rows(batches: list[Batch]) -> Batch:

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from pipelines.aggregates import Fold, Ints
 from pipelines.batch import TIME_MAX, TIME_MIN, WINDOW_START, Batch, Times
 from pipelines.expr import Array
-from pipelines.flow import NO_NAMES, Flow, join_rows
+from pipelines.operators.flow import NO_NAMES, Env, Flow, Late, join_rows
 from pipelines.plan import WindowSpec
 from pipelines.state import State
 
 CELLS_AT_ONCE_MAX = 1 << 20  # (window, slice, slot) cells merged in one go when many windows close
 
 
-class WindowOperator:
+class WindowOperator(Late):
     """Folds rows into slices; when the watermark closes windows, emits one row for each key that has readings in it."""
 
-    def __init__(self, spec: WindowSpec, keys: Callable[[], int], bytes_max: int) -> None:
-        """`keys()` is the number of slots in use; state beyond `bytes_max` is a `LimitExceeded`."""
-        self.window, self.computed, self._keys = spec.over, dict(spec.computed), keys
-        self.fold = Fold(dict(spec.aggs), dict(spec.dtypes), bytes_max)
+    by_frame = False
+
+    def __init__(self, spec: WindowSpec, env: Env) -> None:
+        self.window, self.computed, self._keys = spec.over, dict(spec.computed), env.keys
+        self.fold = Fold(dict(spec.aggs), dict(spec.dtypes), env.bytes_max)
         self._dtypes = {f.qualified: f.dtype for f in spec.fields}
         self._rows: dict[int, int] = {}  # start of an open slice -> its row in the state
         self._closed = TIME_MIN  # windows that end here or earlier have been emitted
         self._ended = TIME_MIN  # those that end here or earlier were closed because all inputs had ended
-        self.late: Flow | None = None  # late rows of the newest call
-        self.late_rows = 0
 
     def process(self, *inputs: Flow) -> Flow:
         """Add rows, close windows. Rows all of whose windows are closed become `late`."""
