@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,6 @@ from pipelines.schema import Schema
 
 TimeUnit = Literal["iso", "s", "ms", "us", "ns"]  # how a device writes time: ISO 8601 text, or a number since 1970
 S_co = TypeVar("S_co", bound=Schema, covariant=True)
-
-
-def stream_name(schema: type[Schema]) -> str:
-    """The name of a source's stream if it is given none: PressVibration -> 'press-vibration'."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", schema.__name__).lower()
 
 
 class EndOfInput(Exception):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
@@ -12,7 +11,7 @@ from pipelines.plan import SOURCES, JoinSpec, Named, Plan, Step
 from pipelines.ports import Sink, Source
 from pipelines.resolve import dtype_of, fill_of, unit_of, window_spec
 from pipelines.schema import Field, Row, Schema
-from pipelines.topics import valid_name
+from pipelines.topics import named_after, valid_name
 from pipelines.units import duration_ns
 from pipelines.windows import Window
 
@@ -75,7 +74,7 @@ class Stream(Generic[S]):
             raise PlanError(
                 f"{self.step}: late rows have no watermark, so a window over them never closes; write them to a sink"
             )
-        name = valid_name("step", _kebab(into.__name__))
+        name = valid_name("step", named_after(into.__name__))
         self.flow.know(into)
         spec = window_spec(over, into, self._node)
         key = into.key()
@@ -124,7 +123,7 @@ class Stream(Generic[S]):
         """Write the rows to sinks, through the result topic of this step (`name`: of the topic, if not the schema's)."""
         step = self.step
         if self._node.kind in ("where", "select", "join"):
-            step = valid_name("result", name or _kebab(self.schema.__name__))
+            step = valid_name("result", name or named_after(self.schema.__name__))
             node = self._node
             self.flow.add(Step(step, "result", (self.step,), node.row, node.scope, ""))
         elif name is not None:
@@ -231,7 +230,3 @@ class Pipeline:
 
 def _names(node: Step) -> frozenset[str]:
     return frozenset(f.qualified for f in node.scope)
-
-
-def _kebab(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()

@@ -18,6 +18,7 @@ from pipelines.watermark import WatermarkTracker
 from pipelines.wire import Frame
 
 STATE_BYTES_MAX = 2**28
+PASS_ROWS = 2**15  # computed at once: columns of so many rows stay in a core's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +76,14 @@ class Task:
     def _source(self, step: Step, waiting: deque[Frame]) -> Flow:
         """Take frames up to the end of all inputs; one only if a join must not see what came after it."""
         tracker = self._trackers[step.spec.stream]
-        batches, seen, watermark = [], [], tracker.current
-        while waiting:
+        batches, seen, watermark, rows = [], [], tracker.current, 0
+        while waiting and rows < PASS_ROWS:
             frame = waiting.popleft()
             if len(frame.batch):
                 slots = self._keys.slots(frame.batch.names, frame.info.source)
                 batches.append(replace(frame.batch, names=NO_NAMES, codes=slots[frame.batch.codes]))
                 seen.append(tracker.current)
+                rows += len(frame.batch)
             watermark = tracker.advance(frame.info.source, frame.info.watermark)
             if watermark == TIME_MAX or self._by_frame:
                 break

@@ -30,6 +30,11 @@ def valid_name(kind: str, name: str) -> str:
     return name
 
 
+def named_after(schema: str) -> str:
+    """The name that a stream or step takes from its schema: 'PressMinute' gives 'press-minute'."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", schema).lower()
+
+
 def stream(site: str, name: str) -> str:
     """Raw readings of one stream of a site."""
     return f"{site}.{name}"

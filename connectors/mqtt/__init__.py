@@ -14,10 +14,11 @@ from functools import cached_property
 from typing import ClassVar, Generic, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
-from connectors.base import TimeUnit, stream_name
+from connectors.base import TimeUnit
 from connectors.secrets import Secret
 from pipelines.errors import ConfigError, PlanError
 from pipelines.schema import Schema
+from pipelines.topics import named_after
 from pipelines.units import duration_ns
 
 S = TypeVar("S", bound=Schema)
@@ -162,7 +163,7 @@ def source(
             duration_ns(text)
         except ConfigError as e:
             raise PlanError(f"mqtt {option}: {e}") from e
-    name = stream or stream_name(schema)
+    name = stream or named_after(schema.__name__)
     made = MqttSource(
         schema, name, broker, topic, key, time, time_unit, speed, future_max, silence, frozenset(devices), username, password, ca
     )  # fmt: skip

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
-from connectors.base import TimeUnit, stream_name
+from connectors.base import TimeUnit
 from pipelines.errors import PlanError
 from pipelines.expr import Expr
 from pipelines.schema import Schema
+from pipelines.topics import named_after
 
 S = TypeVar("S", bound=Schema)
 FILE_STEM = "{stem}"
@@ -70,5 +71,5 @@ def source(
         )
     headers = tuple((f.name, given.get(f.qualified, f.name)) for f in row.fields)
     return ReplaySource(
-        schema, stream or stream_name(schema), path, speed or 0.0, headers, key or row.key, time, time_unit
+        schema, stream or named_after(schema.__name__), path, speed or 0.0, headers, key or row.key, time, time_unit
     )

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
-from connectors.base import stream_name
 from pipelines.errors import ConfigError, PlanError
 from pipelines.schema import Schema
+from pipelines.topics import named_after
 from pipelines.units import duration_ns
 
 S = TypeVar("S", bound=Schema)
@@ -58,4 +58,4 @@ def source(
     if wrong:
         raise PlanError(f"simulator devices={devices}, every={every!r}, speed={speed}: each must be more than 0")
     schema.measured()
-    return SignalSource(schema, stream or stream_name(schema), devices, every, speed, seed, ticks)
+    return SignalSource(schema, stream or named_after(schema.__name__), devices, every, speed, seed, ticks)
