@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,25 +29,33 @@ def cache_dir() -> Path:
 def kafka_jars(cache: Path | None = None) -> Path:
     """The folder that holds every jar of Kafka; fetched first if need be (45 MB, about 20 s).
 
-    Fetched into a scratch folder and renamed when complete, so that a download cut short leaves nothing behind.
     Raises `Unavailable` when Maven Central cannot be reached.
     """
-    cache = cache or cache_dir()
-    jars = cache / f"kafka-{KAFKA_VERSION}"
-    if jars.exists():
-        return jars
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache, prefix="fetching-") as scratch:
-        complete = Path(scratch, "jars")
-        complete.mkdir()
-        for jar in _shown(_resolve(Path(scratch, "repository"))):
-            shutil.move(jar, complete)
-        try:
-            complete.rename(jars)
-        except OSError:
-            if not jars.exists():  # else somebody was faster, and theirs is as good
-                raise
+    jars = (cache or cache_dir()) / f"kafka-{KAFKA_VERSION}"
+
+    def fetch(complete: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=complete.parent) as repository:
+            for jar in _shown(_resolve(Path(repository))):
+                shutil.move(jar, complete)
+
+    made_once(jars, fetch)
     return jars
+
+
+def made_once(target: Path, make: Callable[[Path], None]) -> None:
+    """Have `make` fill the folder `target` unless it is there. It is whole or absent, whoever else makes it meanwhile."""
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix="making-") as scratch:
+        complete = Path(scratch, "complete")
+        complete.mkdir()
+        make(complete)
+        try:
+            complete.rename(target)
+        except OSError:
+            if not target.exists():  # else somebody was faster, and theirs is as good
+                raise
 
 
 def _resolve(repository: Path) -> Iterator[tuple[Path, int, int]]:

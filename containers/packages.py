@@ -13,7 +13,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from containers.fetch import cache_dir
+from containers.fetch import cache_dir, made_once
 from pipelines.errors import ConfigError, Unavailable
 
 DISTRIBUTION = "sitestream"
@@ -162,17 +161,13 @@ def installed(names: Sequence[str], python: Python, cache: Path | None = None) -
     """
     cache = cache or cache_dir() / "packages"
     target = cache / f"{key(names)}-cp{''.join(map(str, python.version))}-{python.machine}-{python.glibc}"
-    if target.exists():
-        return target
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache, prefix="making-") as scratch:
-        folder = Path(scratch, "packages")
-        folder.mkdir()
+
+    def make(folder: Path) -> None:
         if names:
             _pip(names, python, folder)
         _trim(folder)
-        if not target.exists():
-            folder.rename(target)
+
+    made_once(target, make)
     return target
 
 
