@@ -16,10 +16,12 @@ import pyarrow.compute as pc
 
 from pipelines.batch import Batch, Times
 from pipelines.expr import Array
-from pipelines.schema import Col, Field, Row, Schema
+from pipelines.schema import TEXT, Col, Field, Row, Schema
+from pipelines.wire import text
 
 EARLIEST_NS = 315_532_800 * 10**9  # 1980: older than any digital reading; a device whose clock was never set says 1970
 KEY_CHARS_MAX = 255
+TEXT_CHARS_MAX = 1_000
 UNITS_NS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 _TEXT_MAX = 80
 EXPECTED = {
@@ -27,6 +29,7 @@ EXPECTED = {
     "float32": "a number",
     "int64": "a whole number without a point",
     "bool": "true or false",
+    TEXT: "text",
 }
 
 
@@ -46,11 +49,10 @@ class Layout:
     @cached_property
     def arrow(self) -> dict[str, pa.DataType]:
         """Arrow types to parse into, by bare name; float32 is parsed as float64 so that its overflow shows."""
-        return {f.name: pa.from_numpy_dtype(np.dtype(_parsed(f.dtype))) for f in self.row.fields}
+        return {f.name: _PARSED.get(f.dtype) or pa.from_numpy_dtype(np.dtype(f.dtype)) for f in self.row.fields}
 
 
-def _parsed(dtype: str) -> str:
-    return "float64" if dtype == "float32" else dtype
+_PARSED = {"float32": pa.float64(), TEXT: pa.string()}
 
 
 class Faults:
@@ -103,8 +105,8 @@ def _values(layout: Layout, field: Field, column: pa.Array, faults: Faults) -> A
             faults.add(
                 missing, "missing", lambda _: f"{field.name} is missing or null: {EXPECTED[field.dtype]} is needed"
             )
-        column = column.fill_null(False if field.dtype == "bool" else 0)
-    values: Array = column.to_numpy(zero_copy_only=False)
+        column = column.fill_null({"bool": False, TEXT: ""}.get(field.dtype, 0))
+    values: Array = _text(field, column, faults) if field.dtype == TEXT else column.to_numpy(zero_copy_only=False)
     if field.dtype.startswith("float"):
         limit = np.finfo(field.dtype).max
         wrong = ~(np.abs(values) <= limit)
@@ -116,6 +118,14 @@ def _values(layout: Layout, field: Field, column: pa.Array, faults: Faults) -> A
         )
     if field.name in layout.absent and missing.any():
         values = np.where(missing, np.asarray(layout.absent[field.name], values.dtype), values)
+    return values
+
+
+def _text(field: Field, column: pa.Array, faults: Faults) -> Array:
+    long = pc.greater(pc.utf8_length(column), TEXT_CHARS_MAX).to_numpy(zero_copy_only=False)
+    faults.add(long, "too_long", lambda _: f"{field.name} has more than {TEXT_CHARS_MAX} characters")
+    coded = column.dictionary_encode()
+    values: Array = text(coded.dictionary)[coded.indices.to_numpy()]
     return values
 
 

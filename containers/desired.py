@@ -43,6 +43,7 @@ from pipelines.plan import SOURCES, Plan
 from pipelines.schema import Col, Schema
 from pipelines.settings import Settings
 from pipelines.units import size_bytes
+from pipelines.versions import Version
 
 STORE_SECRETS = {
     "s3": ("s3_access_key", "s3_secret_key")
@@ -63,6 +64,7 @@ class Desired:
     limits: Limits
     pipeline: str  # name and fingerprint of the plan
     parts: Mapping[str, str]
+    state: Mapping[str, Version]  # of each stateful step, if the service has any
 
     @property
     def service(self) -> str:
@@ -115,6 +117,7 @@ class Desired:
             names.IMAGES: _json([self.image.tag, self.contents.parent_tag, self.contents.packages_tag]),
             names.CONFIG: self.config_volume,
             names.PARTS: _json(self.parts),
+            names.STATE: _json(self.state),
             names.SETTINGS: _json(self.settings),
         }
         hosts = {name: gateway if address == GATEWAY else address for name, address in self.hosts.items()}
@@ -199,7 +202,10 @@ def _desired(site: SiteFile, plan: Plan, base: Base, profile: Profile) -> Desire
         "container": _hash((frame, networks)),
     }
     pipeline = f"{plan.pipeline} {plan.fingerprint}"
-    return Desired(profile, contents, settings, secrets, networks, site.site.hosts, mounts, limits, pipeline, parts)
+    state = plan.versions if service == "process" else {}
+    return Desired(
+        profile, contents, settings, secrets, networks, site.site.hosts, mounts, limits, pipeline, parts, state
+    )
 
 
 def _settings(site: SiteFile, profile: Profile) -> Settings:

@@ -346,6 +346,7 @@ def _container(seen: Mapping[str, Any], health: str) -> Container:
         started_at=state["StartedAt"],
         address=f"{addresses[0]}:{METRICS_PORT}" if addresses else "",
         parts=json.loads(labels[names.PARTS]),
+        versions={step: (v[0], v[1]) for step, v in json.loads(labels.get(names.STATE, "{}")).items()},
         settings=json.loads(labels[names.SETTINGS]),
     )
 

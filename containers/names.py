@@ -13,6 +13,7 @@ IMAGES = f"{PREFIX}.images"  # of a container: tags of its image and of those un
 CONFIG = f"{PREFIX}.config"
 PARTS = f"{PREFIX}.parts"  # JSON
 SETTINGS = f"{PREFIX}.settings"  # JSON
+STATE = f"{PREFIX}.state"  # JSON: version of each stateful step
 RECORD = f"{PREFIX}.record"  # JSON
 DATA_SUFFIX = "-data"
 

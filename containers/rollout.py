@@ -14,6 +14,7 @@ from containers import names
 from containers.commands import Command, RemoveContainer, RemoveVolume, StartContainer, StopContainer
 from containers.desired import Desired
 from pipelines.errors import ConfigError
+from pipelines.versions import Fate, Version, compare
 
 REVISIONS_KEPT = 3  # besides the running one
 HEALTHY_S_MIN = 1.0  # a service that was healthy for so long without a break is taken for healthy
@@ -40,6 +41,7 @@ class Container:
     address: str  # of its metrics on the bus: host:port, empty while it does not run
     parts: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, object] = field(default_factory=dict)
+    versions: Mapping[str, Version] = field(default_factory=dict)  # of each stateful step
 
     @property
     def image(self) -> str:
@@ -109,7 +111,8 @@ class Change:
     service: str
     mark: Mark
     why: tuple[str, ...] = ()
-    state_of: str = ""  # version of the pipeline whose state the new container will find and not understand
+    state_of: str = ""  # version of the pipeline of whose state the new container will find some that it cannot keep
+    state: tuple[Fate, ...] = ()  # what becomes of the state of each step
 
 
 def changes(wanted: Sequence[Desired], current: Mapping[str, Container]) -> list[Change]:
@@ -124,14 +127,17 @@ def _change(wanted: Desired, have: Container | None) -> Change:
         return Change(wanted.service, "+", ("new",))
     if have.fingerprint != wanted.fingerprint:
         differ = tuple(p for p in wanted.parts if wanted.parts[p] != have.parts.get(p))
-        return Change(wanted.service, "~", differ or ("made by another version",), _foreign_state(wanted, have))
+        state = tuple(compare(have.versions, wanted.state)) if have.versions else ()
+        return Change(wanted.service, "~", differ or ("made by another version",), _foreign_state(wanted, have), state)
     return Change(wanted.service, "~", (f"it {have.trouble}",)) if have.trouble else Change(wanted.service, "=")
 
 
 def _foreign_state(wanted: Desired, have: Container) -> str:
-    """Windows in progress belong to one version of the pipeline; '' if they can be kept or are to be discarded."""
+    """Windows in progress belong to a version of their step; '' if all can be kept or are to be discarded."""
     version = have.pipeline.rpartition(" ")[2]
     keeps = wanted.service != "process" or have.pipeline == wanted.pipeline
+    if have.versions and not any(v.what == "reset" for v in compare(have.versions, wanted.state)):
+        keeps = True
     return "" if keeps or wanted.settings.options.get("discard_state") == version else version
 
 

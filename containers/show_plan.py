@@ -33,9 +33,10 @@ def _details(change: Change, wanted: Desired | None, actual: Actual) -> Iterator
     """For a service that changes: image, settings that differ, secrets (masked)."""
     if wanted is None or change.mark == "=":
         return
+    yield from (f"state: {verdict}" for verdict in change.state)
     if change.state_of:
         yield (
-            f"state: belongs to version {change.state_of}, so this one will refuse to start; to drop its open windows add under "
+            f"state: belongs to version {change.state_of}, so this one will refuse to start; to drop what is lost add under "
             f"[services.{change.service}.options]  discard_state = '{change.state_of}'"
         )
     have = actual.current.get(change.service)
@@ -70,6 +71,8 @@ def _facts(change: Change, wanted: Desired | None) -> dict[str, object]:
     facts: dict[str, object] = {"service": change.service, "action": _ACTIONS[change.mark], "why": list(change.why)}
     if change.state_of:
         facts["state_of"] = change.state_of
+    if change.state:
+        facts["state"] = [{"step": v.step, "what": v.what, "why": v.why} for v in change.state]
     if wanted is not None:
         facts |= {
             "image": wanted.image.tag,

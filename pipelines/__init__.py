@@ -5,11 +5,34 @@
 
 from pipelines import agg
 from pipelines.dsl import Pipeline, Stream, Table, Windowed
-from pipelines.expr import Expr, exp, if_else, isnan, log, sqrt
+from pipelines.expr import (
+    Expr,
+    arctan2,
+    ceil,
+    clip,
+    cos,
+    exp,
+    fill,
+    floor,
+    if_else,
+    isin,
+    isnan,
+    log,
+    log10,
+    maximum,
+    minimum,
+    round,
+    sign,
+    sin,
+    sqrt,
+    tan,
+    unit,
+)  # fmt: skip
 from pipelines.schema import Col, Key, Schema
-from pipelines.windows import hopping, tumbling
+from pipelines.windows import calendar, count, hopping, session, sliding, tumbling
 
 __all__ = [
     "Col", "Expr", "Key", "Pipeline", "Schema", "Stream", "Table", "Windowed",
-    "agg", "exp", "hopping", "if_else", "isnan", "log", "sqrt", "tumbling",
+    "agg", "arctan2", "calendar", "ceil", "clip", "cos", "count", "exp", "fill", "floor", "hopping", "if_else", "isin", "isnan",
+    "log", "log10", "maximum", "minimum", "round", "session", "sign", "sin", "sliding", "sqrt", "tan", "tumbling", "unit",
 ]  # fmt: skip

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
+from pipelines import resolve_join
 from pipelines.errors import PlanError
-from pipelines.expr import Expr
-from pipelines.plan import SOURCES, JoinSpec, Named, Plan, Step
+from pipelines.expr import Array, Expr
+from pipelines.plan import SOURCES, Named, Plan, Step
 from pipelines.ports import Sink, Source
-from pipelines.resolve import dtype_of, fill_of, unit_of, window_spec
+from pipelines.resolve import check_final, check_has_late, dtype_of, final_mark, unit_of, window_spec
+from pipelines.resolve_join import Sides
+from pipelines.resolve_shape import (
+    added,
+    apply_spec,
+    changes_spec,
+    dedupe_spec,
+    measured,
+    pivot_columns,
+    resample_spec,
+    scan_spec,
+    unpivot_spec,
+)  # fmt: skip
 from pipelines.schema import Field, Row, Schema
+from pipelines.shapes import Scanner
 from pipelines.topics import named_after, valid_name
-from pipelines.units import duration_ns
-from pipelines.windows import Window
+from pipelines.windows import Over
 
 S = TypeVar("S", bound=Schema)
 S2 = TypeVar("S2", bound=Schema)
@@ -21,7 +35,7 @@ S2 = TypeVar("S2", bound=Schema)
 
 @dataclass(frozen=True, eq=False)
 class Table(Generic[S]):
-    """The newest row of each key, over event time; the right side of a join."""
+    """The newest row of each key, over event time, or the row of each key in a dimension; the right side of a join."""
 
     flow: Pipeline
     step: str
@@ -68,8 +82,100 @@ class Stream(Generic[S]):
         step = self.flow.chain("select", node, row, scope, formulas, tuple(into.columns().values()))
         return Stream(self.flow, step, into)
 
-    def window(self, over: Window, into: type[S2]) -> Windowed[S2, S]:
-        """Group rows by key and window; one row of schema `into` for each when the window closes."""
+    def split(self, condition: Expr[bool]) -> tuple[Stream[S], Stream[S]]:
+        """The rows for which the condition holds, and the others."""
+        return self.where(condition), self.where(~condition)
+
+    def union(self, other: Stream[S]) -> Stream[S]:
+        """The rows of two streams of one schema; complete up to the earlier of their watermarks."""
+        node, second = self._node, other._node
+        if other.flow is not self.flow:
+            raise PlanError(
+                f"union({other.step}): it belongs to pipeline {other.flow.name!r}, this is {self.flow.name!r}"
+            )
+        if (node.row.key, node.row.fields, node.row.windowed) != (
+            second.row.key,
+            second.row.fields,
+            second.row.windowed,
+        ):
+            raise PlanError(
+                f"union({other.step}): its rows are {second.row.name}, these are {node.row.name}; select one schema"
+            )
+        scope = tuple(f for f in node.scope if f in second.scope)
+        return Stream(self.flow, self.flow.chain("union", node, node.row, scope, "", None, other.step), self.schema)
+
+    def dedupe(self, *, by: Expr[int] | None = None, within: str) -> Windowed[S, S]:
+        """Of rows of a key with the same `by` (a sequence number; by default the event time) only the first to arrive.
+
+        `within` is how far apart duplicates may be in event time: rows further behind the watermark are late.
+        """
+        spec = dedupe_spec(self._node, by, within)
+        return self._same("dedupe", spec)
+
+    def changes(self, of: Expr[Any], *, deadband: float | str = 0.0) -> Stream[S]:
+        """Only rows in which a value lies further than `deadband` from the last one of its key that was let through.
+
+        The dead-band is in the unit of the column, or a share of the last value: '2%'. The order of arrival counts.
+        """
+        return self._same("changes", changes_spec(self._node, of, deadband))
+
+    def resample(
+        self, every: str, *, fill: Literal["previous", "linear", "null"], late: str, max_gap: str
+    ) -> Windowed[S, S]:
+        """One row for each key and multiple of `every`: the newest row before it, or a point on the line to the next one.
+
+        'null' gives NaN where the step before has no row. Nothing is filled further than `max_gap` from a row, so a device that
+        is gone does not live on. Rows wait until the watermark has passed them by `late`; older ones are late.
+        """
+        return self._same("resample", resample_spec(self._node, every, fill, late, max_gap))
+
+    def scan(self, operator: Scanner, *of: Expr[Any], into: type[S2], late: str | None = None) -> Windowed[S2, S]:
+        """An operator of your own with state for each key; its outputs are the `Col`s of `into`, in order.
+
+        Rows are taken in the order of arrival; with `late` in that of event time, once the watermark has passed them by it.
+        """
+        spec = scan_spec(self._node, operator, of, into, late)
+        return self._adding("scan", spec, into, spec.fields)
+
+    def apply(self, function: Callable[..., tuple[Array, ...]], *of: Expr[Any], into: type[S2]) -> Stream[S2]:
+        """A function of your own over whole columns: it takes arrays and gives one for each `Col` of `into`, row by row."""
+        spec = apply_spec(self._node, function, of, into)
+        return self._adding("apply", spec, into, spec.fields)
+
+    def unpivot(self, *columns: Expr[Any], into: type[S2]) -> Stream[S2]:
+        """Wide to long: a row for each column, with its name and value (`into`: a Col[str] and a Col[float])."""
+        spec = unpivot_spec(self._node, columns, into)
+        return self._adding("unpivot", spec, into, measured(into, "unpivot", self._node))
+
+    def pivot(self, *, on: Expr[str], value: Expr[Any], into: type[S2]) -> Stream[S2]:
+        """Long to wide: `value` goes into the column of `into` whose name `on` holds; the others are NaN.
+
+        Each row stays a row; a window with agg.last(…) of each column gathers them.
+        """
+        columns = pivot_columns(self._node, on, value, into)
+        row, scope = added(self._node, into, measured(into, "pivot", self._node))
+        self.flow.know(into)
+        return Stream(
+            self.flow, self.flow.chain("select", self._node, row, scope, f"pivot on {on}: {value}", columns), into
+        )
+
+    def _same(self, kind: str, spec: Any) -> Windowed[S, S]:
+        node = self._node
+        return Windowed(
+            self.flow, self.flow.chain(kind, node, node.row, node.scope, str(spec), spec), self.schema, self.schema
+        )
+
+    def _adding(self, kind: str, spec: Any, into: type[S2], fields: tuple[Field, ...]) -> Windowed[S2, S]:
+        row, scope = added(self._node, into, fields)
+        self.flow.know(into)
+        step = self.flow.chain(kind, self._node, row, scope, str(spec), spec)
+        return Windowed(self.flow, step, into, self.schema)
+
+    def window(self, over: Over, into: type[S2]) -> Windowed[S2, S]:
+        """Group rows by key and window; one row of schema `into` for each when the window closes.
+
+        With `early=…` also before that; see `agg.revision`, `agg.final` and `Windowed.final`.
+        """
         if self._node.kind == "late":
             raise PlanError(
                 f"{self.step}: late rows have no watermark, so a window over them never closes; write them to a sink"
@@ -86,34 +192,52 @@ class Stream(Generic[S]):
         self.flow.add(Step(name, "window", (self.step,), row, spec.fields, spec))
         return Windowed(self.flow, name, into, self.schema)
 
-    def join(self, table: Table[Any], *, how: Literal["inner", "left"], wait: str = "10s") -> Stream[S]:
-        """Each row with the table's newest row of the same key strictly before it in event time.
+    def join(
+        self, table: Table[Any], *, how: Literal["inner", "left"], wait: str = "10s", tolerance: str | None = None
+    ) -> Stream[S]:
+        """Each row with the table's newest row of the same key strictly before it, and not older than `tolerance`.
 
         A row is held until the table is complete up to its time. If the table is computed from another source, which may
-        fall silent, then for at most `wait` of event time; a `pipeline.table` is never waited for.
+        fall silent, then for at most `wait` of event time; a `pipeline.table` is never waited for, nor is a `dimension`.
         """
-        if table.flow is not self.flow:
-            raise PlanError(
-                f"join({table.step}): the table belongs to pipeline {table.flow.name!r}, this is {self.flow.name!r}"
-            )
-        left, right = self._node, self.flow.steps[table.step]
-        if how not in ("inner", "left"):
-            raise PlanError(f"join({table.step}, how={how!r}): how is 'inner' or 'left'")
-        if left.row.key != right.row.key:
-            raise PlanError(
-                f"join({table.step}): its key is {right.row.key!r}, the key of {self.step} is {left.row.key!r}"
-            )
-        clash = {f.qualified for f in left.scope} & {f.qualified for f in right.scope}
-        if clash:
-            raise PlanError(f"join({table.step}): both sides have {', '.join(sorted(clash))}")
-        same = self.flow.origins(self.step) >= self.flow.origins(table.step)
-        patience = 0 if right.kind == "table" else None if same else duration_ns(wait)
-        spec = JoinSpec(how, patience, fill_of(right, table.schema) if how == "left" else ())
-        return Stream(
-            self.flow,
-            self.flow.chain("join", left, left.row, left.scope + right.scope, str(spec), spec, table.step),
-            self.schema,
-        )
+        sides = self._sides("join", table, how)
+        fields, fill = sides.right_fields(table.schema)
+        if sides.right.kind == "dimension":
+            return self._joined("lookup", sides, fields, resolve_join.lookup(sides, fill, tolerance))
+        return self._joined("join", sides, fields, resolve_join.as_of(sides, fill, wait, tolerance))
+
+    def join_within(
+        self, other: Stream[S2], *, before: str, after: str, how: Literal["inner", "left"], late: str, wait: str = "1m"
+    ) -> Joined[S, S2]:
+        """Each pair of rows of one key with the other's time in `[time - before, time + after]`: an interval join.
+
+        The result has the time of this stream's row. It comes when both watermarks have passed it and its partners by `late`;
+        rows further behind the watermark of their own stream are late. If one stream stands still, then the other goes on without
+        it after `wait` of event time; what comes later than that is late.
+        """
+        sides = self._sides("join_within", other, how)
+        fields, fill = sides.right_fields(other.schema)
+        spec = resolve_join.within(sides, fill, before, after, late, wait)
+        step = self._joined("within", sides, fields, spec).step
+        return Joined(self.flow, step, self.schema, other.schema)
+
+    def join_window(self, other: Stream[S2], *, how: Literal["inner", "left"], wait: str = "1m") -> Joined[S, S2]:
+        """Results of equal windows, key by key; both streams must come from the same kind of window. `wait`: see `join_within`."""
+        resolve_join.check_windows(self._sides("join_window", other, how))
+        return self.join_within(other, before="0s", after="0s", how=how, late="0s", wait=wait)
+
+    def _sides(self, method: str, other: Stream[Any] | Table[Any], how: str) -> Sides:
+        call = f"{method}({other.step})"
+        if other.flow is not self.flow:
+            raise PlanError(f"{call}: it belongs to pipeline {other.flow.name!r}, this is {self.flow.name!r}")
+        sides = Sides(call, self.flow.steps, self._node, self.flow.steps[other.step], how)
+        sides.check()
+        return sides
+
+    def _joined(self, kind: str, sides: Sides, fields: tuple[Field, ...], spec: Any) -> Stream[S]:
+        left, right = sides.left, sides.right
+        step = self.flow.chain(kind, left, left.row, left.scope + fields, str(spec), spec, right.name)
+        return Stream(self.flow, step, self.schema)
 
     def latest(self) -> Table[S]:
         """This stream as a table: the newest row of each key, for joins."""
@@ -122,7 +246,7 @@ class Stream(Generic[S]):
     def to(self, *sinks: Sink, name: str | None = None) -> Stream[S]:
         """Write the rows to sinks, through the result topic of this step (`name`: of the topic, if not the schema's)."""
         step = self.step
-        if self._node.kind in ("where", "select", "join"):
+        if self._node.kind not in (*SOURCES, "window", "late", "result"):
             step = valid_name("result", name or named_after(self.schema.__name__))
             node = self._node
             self.flow.add(Step(step, "result", (self.step,), node.row, node.scope, ""))
@@ -143,11 +267,32 @@ class Windowed(Stream[S], Generic[S, S2]):
     @property
     def late(self) -> Stream[S2]:
         """Rows all of whose windows had closed when they arrived, as they came."""
-        name = f"{self.step}-late"
-        if name not in self.flow.steps or self.flow.steps[name].kind != "late":
-            up = self.flow.steps[self._node.ups[0]]
-            self.flow.add(Step(name, "late", (self.step,), up.row, up.scope, ""))
-        return Stream(self.flow, name, self.late_schema)
+        check_has_late(self._node)
+        return Stream(self.flow, self.flow.late(self._node, 0), self.late_schema)
+
+    def final(self) -> Stream[S]:
+        """Of windows with `early=…` the results that will not change: those of windows that have closed."""
+        mark = final_mark(self._node)
+        return Stream(
+            self.flow, self.flow.chain("final", self._node, self._node.row, self._node.scope, "", mark), self.schema
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Joined(Stream[S], Generic[S, S2]):
+    """Rows of a stream with those of another; the rows of either that came too late for it."""
+
+    right_schema: type[S2]
+
+    @property
+    def late(self) -> Stream[S]:
+        """Rows of this stream that were late, as they came."""
+        return Stream(self.flow, self.flow.late(self._node, 0), self.schema)
+
+    @property
+    def late_right(self) -> Stream[S2]:
+        """Rows of the other stream that were late, as they came."""
+        return Stream(self.flow, self.flow.late(self._node, 1), self.right_schema)
 
 
 @dataclass(eq=False)
@@ -171,6 +316,19 @@ class Pipeline:
         """A source whose newest row of each key matters, such as a maintenance plan; joins do not wait for it."""
         return Table(self, self._source("table", source), source.schema)
 
+    def dimension(
+        self, schema: type[S], path: str, *, key: str | None = None, columns: Mapping[Expr[Any], str] | None = None
+    ) -> Table[S]:
+        """Facts of each key that change by deploy only: a CSV or Parquet file that lies beside the pipeline file or below it.
+
+        `key` and `columns` (`{Machine.limit: "Limit [A]"}`) are headers that differ from the schema's names. A row that is joined with
+        it waits for nothing; an empty cell takes the `absent` of its column.
+        """
+        spec, row = resolve_join.dimension(schema, path, key, columns or {}), schema.measured()
+        self.know(schema)
+        name = valid_name("dimension", named_after(schema.__name__))
+        return Table(self, self.add(Step(name, "dimension", (), row, row.fields, spec)), schema)
+
     def _source(self, kind: str, source: Source[Any]) -> str:
         row = source.schema.measured()
         self.know(source.schema)
@@ -192,6 +350,7 @@ class Pipeline:
             raise PlanError(
                 f"{self.name}: there is already a step {step.name!r} ({kind}), and names key state and topics: {cure}"
             )
+        check_final(step, self.steps)
         self.steps[step.name] = step
         return step.name
 
@@ -202,10 +361,13 @@ class Pipeline:
             name += "'"
         return self.add(Step(name, kind, (up.name, *ups), row, scope, Named(text, spec)))
 
-    def origins(self, step: str) -> frozenset[str]:
-        """The sources that a step's watermark follows: a join waits for its table, but not for ever."""
-        node = self.steps[step]
-        return frozenset({step}) if node.kind in SOURCES else self.origins(node.ups[0])
+    def late(self, step: Step, side: int) -> str:
+        """The step of the rows that one input of a step was too late for."""
+        name = f"{step.name.replace('|', '-')}-late{'-right' if side else ''}".replace("'", "x")
+        if name not in self.steps or self.steps[name].kind != "late":
+            up = self.steps[step.ups[side]]
+            self.add(Step(name, "late", (step.name,), up.row, up.scope, "right" if side else ""))
+        return name
 
     def know(self, schema: type[Schema]) -> None:
         """Columns are known as Schema.column, so one pipeline has one schema of a name."""

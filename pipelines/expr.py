@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pipelines.errors import PlanError
 
 Array = npt.NDArray[Any]
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 # symbol or function name -> numpy function; what is not here cannot be written in a pipeline
@@ -18,7 +19,11 @@ _OPS: dict[str, Any] = {
     "+": np.add, "-": np.subtract, "*": np.multiply, "/": np.divide, "//": np.floor_divide, "%": np.mod, "**": np.float_power,
     ">": np.greater, ">=": np.greater_equal, "<": np.less, "<=": np.less_equal, "==": np.equal, "!=": np.not_equal,
     "&": np.bitwise_and, "|": np.bitwise_or, "~": np.invert, "neg": np.negative, "abs": np.abs,
-    "sqrt": np.sqrt, "log": np.log, "exp": np.exp, "isnan": np.isnan, "where": np.where, "same": np.asarray,
+    "sqrt": np.sqrt, "log": np.log, "exp": np.exp, "isnan": np.isnan, "where": lambda which, *of: np.where(which, *(np.asarray(x, "T") if isinstance(x, str) else x for x in of)), "same": np.asarray,
+    "sin": np.sin, "cos": np.cos, "tan": np.tan, "arctan2": np.arctan2, "log10": np.log10, "floor": np.floor, "ceil": np.ceil,
+    "round": np.round, "sign": np.sign, "minimum": np.minimum, "maximum": np.maximum, "clip": np.clip,
+    "isin": lambda of, *values: np.isin(of, np.array(values, of.dtype)),
+    "fill": lambda of, value: np.where(np.isnan(of), value, of), "unit": lambda of, text: of,
 }  # fmt: skip
 
 
@@ -179,3 +184,78 @@ def isnan(of: Expr[float]) -> Expr[bool]:
 def if_else(condition: Expr[bool], then: object, otherwise: object) -> Expr[Any]:
     """`then` where the condition holds, else `otherwise`; both may be columns or constants."""
     return Expr("where", condition, then, otherwise)
+
+
+def log10(of: Expr[float]) -> Expr[float]:
+    """Decimal logarithm; NaN below zero."""
+    return Expr("log10", of)
+
+
+def sin(of: Expr[float]) -> Expr[float]:
+    """Sine of radians."""
+    return Expr("sin", of)
+
+
+def cos(of: Expr[float]) -> Expr[float]:
+    """Cosine of radians."""
+    return Expr("cos", of)
+
+
+def tan(of: Expr[float]) -> Expr[float]:
+    """Tangent of radians."""
+    return Expr("tan", of)
+
+
+def arctan2(y: Expr[float], x: Expr[float]) -> Expr[float]:
+    """Angle of the point (x, y), radians from −π to π; of wind, of a phase."""
+    return Expr("arctan2", y, x)
+
+
+def floor(of: Expr[float]) -> Expr[float]:
+    """The next whole number below."""
+    return Expr("floor", of)
+
+
+def ceil(of: Expr[float]) -> Expr[float]:
+    """The next whole number above."""
+    return Expr("ceil", of)
+
+
+def round(of: Expr[float], decimals: int = 0) -> Expr[float]:
+    """Rounded; halves go to the even neighbour."""
+    return Expr("round", of, decimals)
+
+
+def sign(of: Expr[T]) -> Expr[T]:
+    """−1, 0 or 1."""
+    return Expr("sign", of)
+
+
+def minimum(a: Expr[T], b: object) -> Expr[T]:
+    """The smaller of two, row by row."""
+    return Expr("minimum", a, b)
+
+
+def maximum(a: Expr[T], b: object) -> Expr[T]:
+    """The larger of two, row by row."""
+    return Expr("maximum", a, b)
+
+
+def clip(of: Expr[T], low: object, high: object) -> Expr[T]:
+    """What lies outside `low` … `high` is moved to the nearer of them."""
+    return Expr("clip", of, low, high)
+
+
+def isin(of: Expr[Any], *values: object) -> Expr[bool]:
+    """Whether a value is one of these: `isin(Machine.state, "fault", "stop")`."""
+    return Expr("isin", of, *values)
+
+
+def fill(of: Expr[float], value: object) -> Expr[float]:
+    """`value`, a number or a column, where there is NaN."""
+    return Expr("fill", of, value)
+
+
+def unit(of: Expr[T], text: str) -> Expr[T]:
+    """The same values, in a unit that is stated: `power = unit(V.u * V.i, "W")`. Nothing is converted."""
+    return Expr("unit", of, text)

@@ -14,9 +14,11 @@ from pipelines.expr import Expr
 from pipelines.ports import Sink, Source
 from pipelines.schema import Agg, Field, Row
 from pipelines.units import show_duration
-from pipelines.windows import Window
+from pipelines.versions import Version
+from pipelines.windows import Over
 
 SOURCES = ("source", "table")
+STATELESS = ("where", "select", "apply", "unpivot", "final", "late", "lookup", "dimension", "result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,9 @@ class Named:
 class WindowSpec:
     """A window with its aggregates and what is computed from them."""
 
-    over: Window
+    over: Over
     aggs: tuple[tuple[str, Agg[Any]], ...]  # by result name
+    marks: tuple[tuple[str, Agg[Any]], ...]  # `agg.revision` and `agg.final`
     computed: tuple[tuple[str, Expr[Any]], ...]
     dtypes: tuple[tuple[str, str], ...]  # of aggregated expressions, by repr
     fields: tuple[Field, ...]
@@ -45,17 +48,69 @@ class WindowSpec:
         return f"{self.over}: {self.text}"
 
 
+Fill = tuple[tuple[str, Any], ...]  # what a left join puts where it finds no row, by qualified name
+
+
 @dataclass(frozen=True, slots=True)
 class JoinSpec:
     """How a stream is joined with a table."""
 
     how: str  # inner | left
     wait: int | None  # ns of event time that a row waits for a table that stands still; None: as long as it takes
-    fill: tuple[tuple[str, float], ...]  # what a left join puts where the table has no row yet, by qualified name
+    fill: Fill
+    tolerance: int | None = None  # ns that a version may be older than the row; None: any
 
     def __str__(self) -> str:
         wait = "" if self.wait is None else f", wait {show_duration(self.wait)}"
-        return f"{self.how} join as of{wait}" + "".join(f", else {n}={v}" for n, v in self.fill)
+        tolerance = "" if self.tolerance is None else f", not older than {show_duration(self.tolerance)}"
+        return f"{self.how} join as of{tolerance}{wait}{_shown(self.fill)}"
+
+
+@dataclass(frozen=True, slots=True)
+class WithinSpec:
+    """How two streams are joined: `left.time - before <= right.time <= left.time + after`, all in ns."""
+
+    how: str  # inner | left
+    before: int
+    after: int
+    late: int  # ns that a row may be behind the watermark of its own side
+    wait: (
+        int | None
+    )  # ns of event time that one side waits for the other if that stands still; None: as long as it takes
+    fill: Fill
+
+    def __str__(self) -> str:
+        span = f"{show_duration(self.before)} before to {show_duration(self.after)} after"
+        wait = "" if self.wait is None else f", wait {show_duration(self.wait)}"
+        return f"{self.how} join within {span}, late {show_duration(self.late)}{wait}{_shown(self.fill)}"
+
+
+@dataclass(frozen=True, slots=True)
+class DimensionSpec:
+    """A file of facts, one row for each key; its content is no part of the plan."""
+
+    path: str  # relative to the folder of the pipeline file
+    key: str  # header of the key
+    headers: tuple[tuple[str, str], ...]  # (qualified column, header in the file)
+    absent: Fill  # what stands for an empty cell
+
+    def __str__(self) -> str:
+        return self.path
+
+
+@dataclass(frozen=True, slots=True)
+class LookupSpec:
+    """How a stream is joined with a dimension."""
+
+    how: str  # inner | left
+    fill: Fill
+
+    def __str__(self) -> str:
+        return f"{self.how} join by key{_shown(self.fill)}"
+
+
+def _shown(fill: Fill) -> str:
+    return "".join(f", else {n}={v}" for n, v in fill)
 
 
 @dataclass(frozen=True)
@@ -67,7 +122,7 @@ class Step:
     """
 
     name: str
-    kind: str  # source | table | where | select | window | late | join | result
+    kind: str  # source | table | dimension | where | select | window | late | join | within | lookup | result …
     ups: tuple[str, ...]
     row: Row
     scope: tuple[Field, ...]
@@ -125,16 +180,21 @@ class Plan:
         return names.unique(found)
 
     @cached_property
-    def fingerprint(self) -> str:
-        """16 hex digits that change with anything that changes what is in the state: the version of windows and joins.
+    def versions(self) -> dict[str, Version]:
+        """Fingerprint and text of each stateful step. Filters, selections and sinks behind the last of them do not matter."""
+        lineage: dict[str, str] = {}
+        found: dict[str, Version] = {}
+        for s in self.steps:
+            text = repr((s.kind, _meaning(s), [lineage[up] for up in s.ups]))
+            lineage[s.name] = hashlib.sha256(text.encode()).hexdigest()[:16]
+            if s.kind not in (*SOURCES, *STATELESS):
+                found[s.name] = lineage[s.name], str(s.spec)
+        return found
 
-        Filters, selections and sinks behind the last of them may come and go.
-        """
-        needed: set[str] = set()
-        for s in reversed(self.steps):
-            if s.kind in ("window", "join", *SOURCES) or s.name in needed:
-                needed |= {s.name, *s.ups}
-        text = repr([(s.name, s.kind, s.ups, s.row.fingerprint, _meaning(s)) for s in self.steps if s.name in needed])
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits that change with anything that changes what is in the state."""
+        text = repr((sorted(self.sources), sorted((name, version[0]) for name, version in self.versions.items())))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def mermaid(self) -> str:
@@ -152,5 +212,9 @@ class Plan:
 
 
 def _meaning(step: Step) -> str:
-    """What of a step decides results: where a source's readings come from does not."""
-    return step.spec.stream if step.kind in SOURCES else str(step.spec)
+    """What of a step decides results: where a source's readings or a dimension's facts come from does not."""
+    if step.kind == "dimension":
+        return ""
+    if step.kind in SOURCES:
+        return f"{step.spec.stream} {step.row.fingerprint}"
+    return "" if step.kind in ("late", "result") else str(step.spec)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from pipelines.aggregates import result_dtype
+from pipelines.aggregates import result_dtype, result_unit
 from pipelines.errors import PlanError
 from pipelines.expr import Expr
 from pipelines.plan import Step, WindowSpec
-from pipelines.schema import Agg, Col, Field, Schema
-from pipelines.windows import Window
+from pipelines.schema import TEXT, Agg, Col, Field, Schema
+from pipelines.windows import Count, Over, Window
 
-_DTYPES = ("float64", "float32", "int64", "bool")
+MARKS = ("revision", "final")  # columns of windows with early results
+_AS_THEY_COME = ("where", "select", "apply", "result")  # steps that look at each row by itself
+_DTYPES = {"float64": "float64", "float32": "float32", "int64": "int64", "bool": "bool", "StringDType()": TEXT}
 
 
-def window_spec(over: Window, into: type[Schema], up: Step) -> WindowSpec:
+def window_spec(over: Over, into: type[Schema], up: Step) -> WindowSpec:
     """Resolve the columns of `into`, aggregates and what is computed from them, against the columns of `up`."""
     aggs: dict[str, Agg[Any]] = {}
     for column in into.columns().values():
@@ -31,24 +34,77 @@ def window_spec(over: Window, into: type[Schema], up: Step) -> WindowSpec:
                     f"{column.qualified}: {leaf} is a result of another window; here write agg.mean({leaf}), agg.last({leaf}) …"
                 )
             aggs[leaf.qualified] = leaf
+    marks = {n: aggs.pop(n) for n in list(aggs) if aggs[n].fn in MARKS}
+    _check_marks(over, into, marks)
     if not aggs:
         raise PlanError(f"window into {into.__name__}: the schema has no aggregates, such as  n = agg.count()")
-    of = {repr(a.of): dtype_of(a.of, up, a.qualified) for a in aggs.values() if a.of is not None}
+    of = {repr(c): dtype_of(c, up, a.qualified) for a in aggs.values() for c in a.columns}
+    units = {f.qualified: f.unit for f in up.scope}
     results = {
-        n: (result_dtype(a, of[repr(a.of)] if a.of is not None else ""), agg_unit(a, up)) for n, a in aggs.items()
+        n: (
+            result_dtype(a, tuple(of[repr(c)] for c in a.columns)),
+            result_unit(a, tuple(units.get(c.qualified, "") for c in a.columns)),
+        )
+        for n, a in (aggs | marks).items()
     }
     scope = tuple(Field(n, d, u) for n, (d, u) in results.items())
     computed = {c.qualified: c for c in into.columns().values() if not isinstance(c, Agg)}
     known = Step("", "", (), up.row, scope, None)
     fields = [f for f in scope if not f.name.startswith("_")]
-    fields += [Field(n, dtype_of(c, known, n), "") for n, c in computed.items()]
+    fields += [Field(n, dtype_of(c, known, n), unit_of(c, known)) for n, c in computed.items()]
     order = {c.qualified: i for i, c in enumerate(into.columns().values())}
     ordered = tuple(sorted(fields, key=lambda f: order[f.qualified]))
     names = frozenset(f.qualified for f in up.scope)
-    shown = [f"{n.rpartition('.')[2]}={a.formula(names)}" for n, a in aggs.items()]
-    shown += [f"{n.rpartition('.')[2]}={c.formula(frozenset(aggs))}" for n, c in computed.items()]
+    shown = [f"{n.rpartition('.')[2]}={a.formula(names)}" for n, a in (aggs | marks).items()]
+    shown += [f"{n.rpartition('.')[2]}={c.formula(frozenset(aggs | marks))}" for n, c in computed.items()]
     text = ", ".join(shown)
-    return WindowSpec(over, tuple(aggs.items()), tuple(computed.items()), tuple(of.items()), ordered, text)
+    return WindowSpec(
+        over, tuple(aggs.items()), tuple(marks.items()), tuple(computed.items()), tuple(of.items()), ordered, text
+    )
+
+
+def _check_marks(over: Over, into: type[Schema], marks: Mapping[str, Agg[Any]]) -> None:
+    early = isinstance(over, Window) and over.early > 0
+    if marks and not early:
+        name, mark = next(iter(marks.items()))
+        raise PlanError(f"{name} = agg.{mark.fn}(): only windows with early=… have it; this is {over}")
+    if early and not any(m.fn == "final" for m in marks.values()):
+        raise PlanError(
+            f"{into.__name__}: with early=… a window gives several results, so its schema must tell them apart: add a line  "
+            "final = agg.final()"
+        )
+
+
+def _early(step: Step, steps: Mapping[str, Step]) -> str | None:
+    """The window whose results, several for each of its windows, a step gives."""
+    if step.kind == "window":
+        return step.name if isinstance(step.spec.over, Window) and step.spec.over.early else None
+    return _early(steps[step.ups[0]], steps) if step.kind in _AS_THEY_COME else None
+
+
+def check_final(step: Step, steps: Mapping[str, Step]) -> None:
+    """Early results may be filtered, shaped and written, not computed with further."""
+    if step.kind in (*_AS_THEY_COME, "final", "late"):
+        return
+    for up in step.ups:
+        if window := _early(steps[up], steps):
+            raise PlanError(
+                f"{step.name}: {up} gives early results, which the final ones replace: take the final ones only, {window}.final()"
+            )
+
+
+def final_mark(node: Step) -> Expr[bool]:
+    """The column of a window step that says whether a result is final."""
+    marks: dict[str, Expr[bool]] = {m.fn: m for _, m in node.spec.marks} if node.kind == "window" else {}
+    if "final" not in marks:
+        raise PlanError(f"{node.name}.final(): all its results are final; only windows with early=… have others")
+    return marks["final"]
+
+
+def check_has_late(node: Step) -> None:
+    """A count window takes rows of any time."""
+    if node.kind == "window" and isinstance(node.spec.over, Count):
+        raise PlanError(f"{node.name}.late: no row is late for a count window")
 
 
 def dtype_of(expr: Expr[Any], up: Step, where: str) -> str:
@@ -64,31 +120,16 @@ def dtype_of(expr: Expr[Any], up: Step, where: str) -> str:
     except (TypeError, ValueError, OverflowError) as e:
         raise PlanError(f"{where}: {expr.formula()} cannot be computed: {e}") from e
     if found not in _DTYPES:
-        raise PlanError(f"{where}: {expr.formula()} is of type {found}; a column is float64, float32, int64 or bool")
-    return found
+        raise PlanError(
+            f"{where}: {expr.formula()} is of type {found}; a column is float64, float32, int64, bool or text"
+        )
+    return _DTYPES[found]
 
 
 def unit_of(column: Expr[Any], up: Step) -> str:
-    """A column that is only renamed keeps its unit."""
+    """A column that is only renamed keeps its unit; others have the one that is stated."""
+    if column.op == "unit":
+        return str(column.args[1])
     if column.op == "same" and isinstance(column.args[0], Expr):
         return next((f.unit for f in up.scope if f.qualified == column.args[0].qualified), "")
     return ""
-
-
-def agg_unit(agg: Agg[Any], up: Step) -> str:
-    if agg.of is None:
-        return ""
-    return next((f.unit for f in up.scope if f.qualified == agg.of.qualified), "")
-
-
-def fill_of(right: Step, schema: type[Schema]) -> tuple[tuple[str, float], ...]:
-    """What a left join puts in for a missing row."""
-    absent = {c.qualified: c.absent for c in schema.columns().values() if isinstance(c, Col) and c.absent is not None}
-    counts = [c for c in schema.columns().values() if isinstance(c, Agg) and c.fn in ("count", "sum")]
-    absent |= {c.qualified: 0 for c in counts}  # nothing was counted where there is no row
-    for f in right.scope:
-        if f.qualified not in absent and not f.dtype.startswith("float"):
-            raise PlanError(
-                f"left join with {right.name}: say what {f.qualified} is where there is no row: Col[…](absent=…), or join inner"
-            )
-    return tuple(absent.items())

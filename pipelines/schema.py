@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+from collections import Counter
 from collections.abc import Container
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,8 @@ from pipelines.expr import Expr
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-_DTYPES: dict[Any, str] = {float: "float64", int: "int64", bool: "bool", np.float32: "float32"}
+TEXT = "T"  # dtype of text: numpy's StringDType
+_DTYPES: dict[Any, str] = {float: "float64", int: "int64", bool: "bool", np.float32: "float32", str: TEXT}
 RESERVED = ("time", "window_start")  # columns that every frame or every windowed frame has by itself
 
 
@@ -29,12 +31,14 @@ class _Typed(Expr[T_co]):
         alias = getattr(self, "__orig_class__", None)
         if alias is None:
             kind = type(self).__name__
-            raise PlanError(f"{self.qualified} has no type: write {kind}[float](…), {kind}[int](…) or {kind}[bool](…)")
+            raise PlanError(
+                f"{self.qualified} has no type: write {kind}[float](…), {kind}[int](…), {kind}[bool](…) or {kind}[str](…)"
+            )
         return get_args(alias)[0]
 
 
 class Col(_Typed[T_co], Generic[T_co]):
-    """A measured column of float, int, bool or numpy.float32 with its unit.
+    """A measured column of float, int, bool, str or numpy.float32 with its unit.
 
     `absent` replaces a value that a reading lacks; without it such a reading is dead-lettered, and a left join that finds
     no row gives NaN (float) or is refused at build (int, bool).
@@ -49,7 +53,9 @@ class Col(_Typed[T_co], Generic[T_co]):
         """numpy name of the element type."""
         kind = self.element_type()
         if kind not in _DTYPES:
-            raise PlanError(f"{self.qualified} cannot be a {kind!r}: a column is float, int, bool or numpy.float32")
+            raise PlanError(
+                f"{self.qualified} cannot be a {kind!r}: a column is float, int, bool, str or numpy.float32"
+            )
         return _DTYPES[kind]
 
 
@@ -61,16 +67,23 @@ class Key(_Typed[T_co], Generic[T_co]):
 
 
 class Agg(Expr[T_co]):
-    """An aggregate `fn` of a column over a window. Made by the functions of `pipelines.agg`."""
+    """An aggregate `fn` of columns over a window. Made by the functions of `pipelines.agg`.
 
-    def __init__(self, fn: str, of: Expr[Any] | None = None, *params: float) -> None:
+    `unit` is a form for the unit of the result, such as '{0}/s'; '' for the usual one.
+    """
+
+    def __init__(self, fn: str, *columns: Expr[Any], params: tuple[Any, ...] = (), unit: str = "") -> None:
         super().__init__("agg")
-        self.fn, self.of, self.params = fn, of, params
+        self.fn, self.columns, self.params, self.unit = fn, columns, params, unit
+
+    @property
+    def group(self) -> str:
+        """The columns, as text: aggregates of the same share state."""
+        return ", ".join(map(repr, self.columns))
 
     def formula(self, known: Container[str] | None = None) -> str:
         """See `Expr.formula`."""
-        of = () if self.of is None else (self.of.shown(known),)
-        return f"{self.fn}({', '.join([*of, *map(repr, self.params)])})"
+        return f"{self.fn}({', '.join([*(c.shown(known) for c in self.columns), *map(repr, self.params)])})"
 
 
 class Schema:
@@ -150,6 +163,19 @@ class Schema:
             )
         return Batch.of_keys(values[row.key], when, columns)
 
+    @classmethod
+    def facts(cls, **values: Any) -> Batch:
+        """Make the content of a dimension by hand, for tests: a sequence for every column, one row for each key."""
+        keys = values.get(cls.measured().key, ())
+        if twice := [k for k, n in Counter(keys).items() if n > 1]:
+            raise PlanError(f"{cls.__name__}.facts: {twice[0]!r} is there twice; a dimension has one row for each key")
+        return cls.batch(time=np.zeros(len(keys), np.int64), **values)
+
+
+def arrow_type(dtype: str) -> pa.DataType:
+    """How a column travels: text as a dictionary, since states and modes repeat."""
+    return pa.dictionary(pa.int32(), pa.string()) if dtype == TEXT else pa.from_numpy_dtype(np.dtype(dtype))
+
 
 @dataclass(frozen=True, slots=True)
 class Field:
@@ -191,5 +217,5 @@ class Row:
             columns.append(pa.field("window_start", when, nullable=False))
         for f in self.fields:
             meta = {"unit": f.unit} if f.unit else None
-            columns.append(pa.field(f.name, pa.from_numpy_dtype(np.dtype(f.dtype)), nullable=False, metadata=meta))
+            columns.append(pa.field(f.name, arrow_type(f.dtype), nullable=False, metadata=meta))
         return pa.schema(columns, metadata={"sitestream.row": self.name, "sitestream.fingerprint": self.fingerprint})

@@ -76,49 +76,61 @@ class KeyIndex:
 
 
 class Cells:
-    """Named arrays of shape (rows, slots), each filled with its identity; row 0 is never written: it means 'nothing'."""
+    """Named arrays of shape (rows, slots[, width]), each filled with its identity; row 0 is never written: it means 'nothing'."""
 
-    def __init__(self, fields: Mapping[str, tuple[str, Any]], bytes_max: int = 2**62) -> None:
-        """Growing beyond `bytes_max` is a `LimitExceeded`."""
+    def __init__(self, fields: Mapping[str, Any], bytes_max: int = 2**62, slots: int = 16) -> None:
+        """`fields`: (dtype, identity) or (dtype, identity, width) by name. Growing beyond `bytes_max` is a `LimitExceeded`."""
         self.fields, self._bytes_max = dict(fields), bytes_max
-        self.rows, self.slots = 4, 16
+        self.rows, self.slots = 4, slots
         self._free = [3, 2, 1]
-        self.arrays = {n: np.full((self.rows, self.slots), x, d) for n, (d, x) in self.fields.items()}
+        self.arrays = {n: self._full(n, self.rows, self.slots) for n in self.fields}
+
+    def _full(self, name: str, rows: int, slots: int) -> Array:
+        dtype, identity, *width = self.fields[name]
+        return np.full((rows, slots, *width), identity, dtype)
 
     def __getitem__(self, name: str) -> Array:
-        """All cells of a field, shape (rows, slots)."""
+        """All cells of a field, shape (rows, slots[, width])."""
         return self.arrays[name]
 
     def flat(self, name: str) -> Array:
-        """A flat view: cell = row · slots + slot."""
-        return self.arrays[name].reshape(-1)
+        """A flat view, shape (cells[, width]): cell = row · slots + slot."""
+        a = self.arrays[name]
+        return a.reshape(-1, *a.shape[2:])
 
     def reserve(self, slots: int) -> None:
-        """Make room for this many slots, doubling."""
-        while self.slots < slots:
-            self._resize(self.rows, self.slots * 2)
+        """Make room for this many slots, by half as many again at least."""
+        if slots > self.slots:
+            self._resize(self.rows, max(slots, self.slots * 3 // 2))
 
     def take_row(self) -> int:
         """A row that holds identities only."""
-        if not self._free:
-            self._free = list(range(self.rows * 2 - 1, self.rows - 1, -1))
-            self._resize(self.rows * 2, self.slots)
-        return self._free.pop()
+        return self.take_rows(1)[0]
+
+    def take_rows(self, count: int) -> list[int]:
+        """Rows that hold identities only."""
+        if count > len(self._free):
+            rows = max(self.rows * 2, self.rows + count)
+            self._free = [*range(rows - 1, self.rows - 1, -1), *self._free]
+            self._resize(rows, self.slots)
+        taken = self._free[: -count - 1 : -1]
+        del self._free[len(self._free) - count :]
+        return taken
 
     def release(self, rows: list[int]) -> None:
         """Give rows back."""
-        for name, (_, identity) in self.fields.items():
+        for name, (_, identity, *_) in self.fields.items():
             self.arrays[name][rows] = identity
         self._free.extend(sorted(rows, reverse=True))
 
     def _resize(self, rows: int, slots: int) -> None:
-        wanted = rows * slots * sum(np.dtype(d).itemsize for d, _ in self.fields.values())
-        if wanted > self._bytes_max:
+        size = sum(np.dtype(d).itemsize * (width[0] if width else 1) for d, _, *width in self.fields.values())
+        if (wanted := rows * slots * size) > self._bytes_max:
             raise LimitExceeded(
                 f"open windows and keys need {wanted:,} bytes of state ({rows:,} slices of {slots:,} keys)"
             )
-        for name, (dtype, identity) in self.fields.items():
-            grown = np.full((rows, slots), identity, dtype)
+        for name in self.fields:
+            grown = self._full(name, rows, slots)
             grown[: self.rows, : self.slots] = self.arrays[name]
             self.arrays[name] = grown
         self.rows, self.slots = rows, slots
@@ -140,6 +152,8 @@ class Cells:
 
 
 def _encode(value: Any) -> Any:
+    if isinstance(value, np.ndarray) and value.dtype.kind == "T":
+        return {"~text": value.ravel().tolist(), "shape": value.shape}
     if isinstance(value, np.ndarray):
         return {"~dtype": value.dtype.str, "shape": value.shape, "data": np.ascontiguousarray(value).tobytes()}
     return value.item()  # a numpy number
@@ -149,6 +163,8 @@ def _decode(value: Any) -> Any:
     if isinstance(value, dict):
         if "~dtype" in value:
             return np.frombuffer(value["data"], value["~dtype"]).reshape(value["shape"]).copy()
+        if "~text" in value:
+            return np.array(value["~text"], "T").reshape(value["shape"])
         return {k: _decode(v) for k, v in value.items()}
     return [_decode(v) for v in value] if isinstance(value, list) else value
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pipelines.batch import TIME_MAX, Batch
-from pipelines.errors import LimitExceeded, StateError
+from pipelines.errors import LimitExceeded, PlanError, StateError
 from pipelines.operators.build import build
 from pipelines.operators.flow import NO_NAMES, Env, Flow, Late, empty, join_rows
 from pipelines.plan import SOURCES, Plan, Step
@@ -18,6 +18,7 @@ from pipelines.watermark import WatermarkTracker
 from pipelines.wire import Frame
 
 STATE_BYTES_MAX = 2**28
+LEAD_SHARE = 10  # an input may run ahead of the others within a call by this part of the time that a join waits for them
 PASS_ROWS = 2**15  # computed at once: columns of so many rows stay in a core's cache
 
 
@@ -38,16 +39,30 @@ class Task:
     """
 
     def __init__(
-        self, plan: Plan, *, state_bytes_max: int = STATE_BYTES_MAX, observe: Collection[str] | None = None
+        self,
+        plan: Plan,
+        *,
+        state_bytes_max: int = STATE_BYTES_MAX,
+        observe: Collection[str] | None = None,
+        dimensions: Mapping[str, Batch] | None = None,
     ) -> None:
-        """`observe`: steps to emit; by default those with a result topic."""
+        """`observe`: steps to emit; by default those with a result topic. `dimensions`: content of each, by step."""
         self.plan, self.state_bytes_max = plan, state_bytes_max
         self._observe = frozenset(plan.outputs if observe is None else observe)
         self._keys = KeyIndex()
         self._trackers = {stream: WatermarkTracker() for stream in plan.sources}
-        env = Env(self._keys.__len__, state_bytes_max)
-        self._operators = {s.name: build(s, plan, env) for s in plan.steps if s.kind not in (*SOURCES, "late")}
+        if missing := [s for s in plan.steps if s.kind == "dimension" and s.name not in (dimensions or {})]:
+            raise PlanError(
+                f"pipeline {plan.pipeline}: dimension {missing[0].name!r} ({missing[0].spec}) has no content: give it as dimensions=, "
+                "in a test of a pipeline among the inputs:  run(…, {machines: Machine.facts(…)})"
+            )
+        env = Env(self._keys.__len__, state_bytes_max, lambda: self._keys.names, dimensions or {})
+        self._streams = {s.spec.stream for s in plan.steps if s.kind == "source"}  # those that may be waited for
+        kinds = (*SOURCES, "late", "dimension")
+        self._operators = {s.name: build(s, plan, env) for s in plan.steps if s.kind not in kinds}
         self._by_frame = any(o.by_frame for o in self._operators.values())
+        waits: list[int] = [w for o in self._operators.values() if (w := getattr(o, "wait", None))]
+        self._lead = min(waits) // LEAD_SHARE if waits else None
 
     def process(self, inputs: Mapping[str, Sequence[Frame]]) -> list[Emitted]:
         """Take frames in, by stream and in offset order; give what the observed steps emit.
@@ -63,25 +78,34 @@ class Task:
     def _pass(self, waiting: Mapping[str, deque[Frame]]) -> list[Emitted]:
         """Run every step once, over as many of the waiting frames as may be computed together."""
         flows: dict[str, Flow] = {}
+        upto = self._upto(waiting)
         for step in self.plan.steps:
             if step.kind in SOURCES:
-                flows[step.name] = self._source(step, waiting.get(step.spec.stream, deque()))
+                frames = waiting.get(step.spec.stream, deque())
+                flows[step.name] = self._source(step, frames, TIME_MAX if step.kind == "table" else upto)
             elif step.kind == "late":
                 flows[step.name] = self._late(step)
-            else:
-                flows[step.name] = self._run(step, [flows[up] for up in step.ups])
+            elif step.kind != "dimension":
+                flows[step.name] = self._run(step, [flows[up] for up in step.ups if up in flows])
         self._check_limit()
         return [self._emit(n, f) for n, f in flows.items() if n in self._observe and len(f.batch)]
 
-    def _source(self, step: Step, waiting: deque[Frame]) -> Flow:
+    def _upto(self, waiting: Mapping[str, deque[Frame]]) -> int:
+        """Watermark up to which frames may be taken, lest a join gives up on an input whose frames are there, too."""
+        if self._lead is None:
+            return TIME_MAX
+        heads = [frames[0].info.watermark for stream, frames in waiting.items() if frames and stream in self._streams]
+        return min(min(heads, default=TIME_MAX), TIME_MAX - self._lead) + self._lead
+
+    def _source(self, step: Step, waiting: deque[Frame], upto: int) -> Flow:
         """Take frames up to the end of all inputs; one only if a join must not see what came after it."""
         tracker = self._trackers[step.spec.stream]
         batches, seen, watermark, rows = [], [], tracker.current, 0
-        while waiting and rows < PASS_ROWS:
+        while waiting and rows < PASS_ROWS and waiting[0].info.watermark <= upto:
             frame = waiting.popleft()
             if len(frame.batch):
                 slots = self._keys.slots(frame.batch.names, frame.info.source)
-                batches.append(replace(frame.batch, names=NO_NAMES, codes=slots[frame.batch.codes]))
+                batches.append(Batch(NO_NAMES, slots[frame.batch.codes], frame.batch.time, frame.batch.columns))
                 seen.append(tracker.current)
                 rows += len(frame.batch)
             watermark = tracker.advance(frame.info.source, frame.info.watermark)
@@ -94,8 +118,9 @@ class Task:
     def _late(self, step: Step) -> Flow:
         operator = self._operators[step.ups[0]]
         assert isinstance(operator, Late)
-        assert operator.late is not None
-        return operator.late
+        late = operator.late_right if step.spec == "right" else operator.late
+        assert late is not None
+        return late
 
     def _emit(self, step: str, flow: Flow) -> Emitted:
         return Emitted(step, replace(flow.batch, names=self._keys.names), flow.watermark)
@@ -146,19 +171,28 @@ class Task:
             "plan": self.plan.fingerprint,
             "keys": self._keys.save(),
             "watermarks": {s: {"sources": t.sources, "current": t.current} for s, t in self._trackers.items()},
+            "versions": {n: v for n, (v, _) in self.plan.versions.items()},
             "operators": {n: saved for n, o in self._operators.items() if (saved := o.save())},
         })  # fmt: skip
 
-    def restore(self, data: bytes) -> None:
-        """Go on from a snapshot; on a new task only. `StateError` if it is damaged or of another plan."""
+    def restore(self, data: bytes, *, partly: bool = False) -> None:
+        """Go on from a snapshot; on a new task only. `StateError` if it is damaged, or if the state of a step would be lost.
+
+        Steps that the snapshot does not know begin empty. `partly`: those that have changed do so, too.
+        """
         state = unpack(data)
-        if state["plan"] != self.plan.fingerprint:
+        own = {name: version for name, (version, _) in self.plan.versions.items()}
+        lost = [name for name, version in state["versions"].items() if own.get(name) != version]
+        if lost and not partly:
             raise StateError(
                 f"the state of pipeline {self.plan.pipeline} was computed by another version of it ({state['plan']}, this one is "
-                f"{self.plan.fingerprint}): deploy that version again, or reset the state to compute it anew"
+                f"{self.plan.fingerprint}; they differ in {', '.join(lost)}): deploy that version again, or reset the state to "
+                "compute it anew"
             )
         self._keys.load(state["keys"])
         for stream, t in state["watermarks"].items():
-            self._trackers[stream].load(t["sources"], t["current"])
+            if stream in self._trackers:
+                self._trackers[stream].load(t["sources"], t["current"])
         for name, saved in state["operators"].items():
-            self._operators[name].load(saved)
+            if name not in lost:
+                self._operators[name].load(saved)

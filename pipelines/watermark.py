@@ -33,6 +33,9 @@ class WatermarkTracker:
         return self._settle()
 
     def _settle(self) -> int:
+        if len(self.sources) == 1:
+            self.current = max(self.current, *self.sources.values())
+            return self.current
         newest = max(self.sources.values())
         live = [w for w in self.sources.values() if w >= max(newest, TIME_MIN + IDLE_NS) - IDLE_NS]
         self.current = max(self.current, min(live))

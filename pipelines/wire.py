@@ -14,7 +14,7 @@ import pyarrow as pa
 from pipelines.batch import TIME_MAX, TIME_MIN, TIME_NS_MAX, WINDOW_START, Batch
 from pipelines.errors import BadData
 from pipelines.expr import Array
-from pipelines.schema import Row
+from pipelines.schema import TEXT, Row
 
 Headers = list[tuple[str, bytes]]
 _TIMESTAMP = pa.timestamp("ns", tz="UTC")
@@ -70,11 +70,19 @@ def encode(batch: Batch, row: Row) -> bytes:
     arrays = [pa.DictionaryArray.from_arrays(pa.array(keys), names), _timestamps(batch.time)]
     if row.windowed:
         arrays.append(_timestamps(batch.columns[WINDOW_START]))
-    arrays += [pa.array(np.asarray(batch.columns[f.qualified], dtype=f.dtype)) for f in row.fields]
+    arrays += [to_arrow(np.asarray(batch.columns[f.qualified], dtype=f.dtype)) for f in row.fields]
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, row.arrow) as writer:
         writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=row.arrow))
     return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]  # pyarrow is untyped
+
+
+def to_arrow(values: Array) -> pa.Array:
+    """A column as it travels and is stored."""
+    if values.dtype.kind != "T":
+        return pa.array(values)
+    distinct, codes = np.unique(values, return_inverse=True)
+    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(distinct.tolist(), pa.string()))
 
 
 def _timestamps(ns: Array) -> pa.Array:
@@ -98,9 +106,7 @@ def decode(value: bytes, row: Row) -> Batch:
     if not same:
         raise BadData(_difference(got.schema, row), reason="schema")
     keys = got.column(0)
-    if nulls := [
-        f.name for f, c in zip(got.schema, [keys.dictionary, *got.columns[1:], keys], strict=False) if c.null_count
-    ]:
+    if nulls := [f.name for f, c in zip(got.schema, got.columns, strict=True) if _has_nulls(c)]:
         raise BadData(f"a frame of {row.name} may have no nulls, but {', '.join(nulls)} has", reason="null")
     codes = keys.indices.to_numpy()
     at = 2 + row.windowed
@@ -113,12 +119,24 @@ def decode(value: bytes, row: Row) -> Batch:
     return Batch(keys.dictionary, codes, time, columns)
 
 
+def _has_nulls(column: pa.Array) -> bool:
+    return bool(column.null_count or (pa.types.is_dictionary(column.type) and column.dictionary.null_count))
+
+
+def text(column: pa.Array) -> Array:
+    """An Arrow array of strings, without nulls, as numpy text."""
+    return np.array(column.to_pylist(), TEXT)
+
+
 def _layout(schema: pa.Schema) -> list[tuple[str, str, bytes]]:
     """What two frames must have in common; whether a field could be null is not of it."""
     return [(f.name, str(f.type), (f.metadata or {}).get(b"unit", b"")) for f in schema]
 
 
 def _numpy(column: pa.Array) -> Array:
+    if pa.types.is_dictionary(column.type):
+        coded: Array = text(column.dictionary)[column.indices.to_numpy()]
+        return coded
     values: Array = column.to_numpy(zero_copy_only=column.type != pa.bool_())
     return values
 

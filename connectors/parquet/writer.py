@@ -22,6 +22,7 @@ from connectors.parquet.segment import DATES_MAX, DAY_NS, NO_DATE, Column, date_
 from pipelines.batch import WINDOW_START, Batch
 from pipelines.expr import Array
 from pipelines.schema import Row
+from pipelines.wire import to_arrow
 
 ROW_GROUP_ROWS = 122_880
 _MICROS = pa.timestamp("us", tz="UTC")
@@ -91,7 +92,7 @@ class Rows:
             pa.array(codes - np.int32(first)), self.names.slice(first, last - first + 1)
         )
         times = [self.time, self.columns[WINDOW_START]] if self.row.windowed else [self.time]
-        values = [pa.array(self.columns[f.qualified][rows]) for f in self.row.fields]
+        values = [to_arrow(self.columns[f.qualified][rows]) for f in self.row.fields]
         return [keys, *(_micros(t[rows]) for t in times), *values]
 
 
@@ -112,7 +113,7 @@ def columns_of(row: Row) -> tuple[Column, ...]:
     """The columns for the manifest."""
     units = {f.name: f.unit for f in row.fields}
     return tuple(
-        Column(f.name, "string" if f.name == row.key else str(f.type), units.get(f.name, ""))
+        Column(f.name, "string" if pa.types.is_dictionary(f.type) else str(f.type), units.get(f.name, ""))
         for f in parquet_schema(row, {})
     )
 
@@ -128,5 +129,6 @@ def _options(row: Row, schema: pa.Schema, profile: Profile) -> dict[str, Any]:
     if profile == "portable":
         return common  # dictionary where it pays, else plain
     kinds = {f.name: np.dtype(f.dtype).kind for f in row.fields}
-    encodings = {f.name: _ENCODINGS[kinds.get(f.name, "i")] for f in schema if f.name != row.key}
-    return {**common, "use_dictionary": [row.key], "column_encoding": encodings}
+    coded = [f.name for f in schema if pa.types.is_dictionary(f.type)]
+    encodings = {f.name: _ENCODINGS[kinds.get(f.name, "i")] for f in schema if f.name not in coded}
+    return {**common, "use_dictionary": coded, "column_encoding": encodings}

@@ -117,6 +117,8 @@ def _typed(header: str, column: pa.Array, kind: pa.DataType, faults: Faults) -> 
     """The column in its type; cells that are not of it become nulls with a fault."""
     if kind == pa.int64() and pa.types.is_floating(column.type):
         raise ConfigError(f"replay: column {header!r} is {column.type}, the schema wants int: make it Col[float]")
+    if kind == pa.string():
+        return column if pa.types.is_string(column.type) else column.cast(kind)
     if not pa.types.is_string(column.type):
         try:
             return column.cast(kind)

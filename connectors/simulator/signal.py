@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.expr import Array
+from pipelines.schema import TEXT
 
 LEVEL, SWING, NOISE, PERIOD_TICKS = 10.0, 4.0, 0.5, 60
 
@@ -24,9 +25,11 @@ def wave(column: str, device: npt.NDArray[np.int32], tick: npt.NDArray[np.int64]
 
 
 def as_dtype(values: npt.NDArray[np.float64], dtype: str) -> Array:
-    """The wave as a column of another type: true above its level, or rounded."""
+    """The wave as a column of another type: true or 'high' above its level, or rounded."""
     if dtype == "bool":
         return values > LEVEL
+    if dtype == TEXT:
+        return np.where(values > LEVEL, np.array("high", TEXT), np.array("low", TEXT))
     return (np.round(values) if dtype == "int64" else values).astype(dtype)
 
 

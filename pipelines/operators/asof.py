@@ -6,118 +6,123 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
-from pipelines.batch import TIME_MAX, TIME_MIN, WINDOW_START, Batch
-from pipelines.expr import Array
-from pipelines.operators.flow import NO_NAMES, Flow, join_rows
+from pipelines.batch import TIME_MAX, TIME_MIN, WINDOW_START, Batch, Times
+from pipelines.operators.fetch import Fetch
+from pipelines.operators.flow import NO_NAMES, Env, Flow, empty, join_rows, load_rows, rows_bytes, save_rows
+from pipelines.operators.search import Ints, first_at_least, ranges
 from pipelines.plan import JoinSpec
 from pipelines.state import State
 
-SEEN = "~seen"  # column of waiting rows: the watermark in force when each arrived
+TURN = "~turn"  # column of waiting rows: their time, or if they came late the watermark that they were late for
+SINCE = "~since"  # column of versions: the time from which rows see them, likewise
 
 
 class AsOfJoin:
-    """Holds rows until the table's watermark has reached them; keeps the versions of the table that they may need."""
+    """Holds rows until both watermarks have reached them, then emits them in order of time and arrival.
 
-    by_frame = True  # late rows must see the same versions however frames are grouped
+    A row sees the versions that were there when the table's watermark had just reached it: what a row finds depends on the
+    rows of both sides, not on which was read first nor on how frames are grouped, unless the table is not waited for. A late
+    row takes its turn with the watermark that it is late for: it gets the version newest then, if that is older than the row.
+    """
 
-    def __init__(self, spec: JoinSpec, left: Mapping[str, str], right: Mapping[str, str]) -> None:
-        """`left` and `right`: dtypes of the columns by qualified name."""
-        self.spec = spec
-        self._left, self._right = dict(left) | {SEEN: "int64"}, {n: d for n, d in right.items() if n != WINDOW_START}
-        self._waiting = _empty(self._left)
-        self._versions = _empty(self._right)
+    by_frame = False
+
+    def __init__(self, spec: JoinSpec, left: Mapping[str, str], right: Mapping[str, str], env: Env) -> None:
+        """`left` and `right`: dtypes of the columns by qualified name, of the right those that the result gets."""
+        self.spec, self._keys = spec, env.keys
+        right = {n: d for n, d in right.items() if n != WINDOW_START}
+        self._fetch = Fetch(right, spec.fill)
+        self._waiting = empty({**left, TURN: "int64"})
+        self._versions = empty({**right, SINCE: "int64"})  # sorted by key and SINCE, and then by time too
+        self._mark = TIME_MIN  # newest watermark of the rows
+
+    @property
+    def wait(self) -> int | None:
+        """See `JoinSpec.wait`."""
+        return self.spec.wait
 
     def process(self, *inputs: Flow) -> Flow:
         """Take new rows of both sides; release those whose versions of the table are complete."""
         left, right = inputs
         if len(right.batch):
-            columns = {n: right.batch.columns[n] for n in self._right}
-            self._versions = join_rows([self._versions, Batch(NO_NAMES, right.batch.codes, right.batch.time, columns)])
+            self._learn(right)
         if len(left.batch):
-            seen = np.full(len(left.batch), TIME_MIN) if left.seen is None else left.seen
-            self._waiting = join_rows([self._waiting, replace(left.batch, columns={**left.batch.columns, SEEN: seen})])
+            turn = left.batch.time if left.seen is None else np.maximum(left.batch.time, left.seen)
+            self._waiting = join_rows([self._waiting, replace(left.batch, columns={**left.batch.columns, TURN: turn})])
+        if left.watermark < TIME_MAX:
+            self._mark = max(self._mark, left.watermark)
         upto = max(right.watermark, self._patience(left.watermark))
-        ready = self._waiting.time <= upto
-        out = self._lookup(self._waiting.take(ready))
-        if ready.any():
-            self._waiting = self._waiting.take(~ready)
+        out, seen = self._release(min(left.watermark, upto))
         if len(right.batch):
-            self._forget(left.watermark)
-        columns = dict(out.columns)
-        seen = columns.pop(SEEN)
-        after = left.watermark if upto >= left.watermark else min(left.watermark, upto + 1)
-        return Flow(replace(out, columns=columns), after, seen)
+            self._forget()
+        return Flow(out, left.watermark if upto >= left.watermark else min(left.watermark, upto + 1), seen)
 
     def _patience(self, watermark: int) -> int:
         if self.spec.wait is None or watermark == TIME_MIN:
             return TIME_MIN
         return watermark if watermark == TIME_MAX else watermark - self.spec.wait
 
-    def _lookup(self, rows: Batch) -> Batch:
-        at = _as_of(rows, self._versions)
-        found = at >= 0
-        if self.spec.how == "inner":
-            rows, at, found = rows.take(found), at[found], found[found]
-        columns: dict[str, Array] = dict(rows.columns)
-        fill = dict(self.spec.fill)
-        for name, dtype in self._right.items():
-            values = np.full(len(rows), fill.get(name, np.nan if dtype.startswith("float") else 0), dtype)
-            values[found] = self._versions.columns[name][at[found]]
-            columns[name] = values
-        return Batch(NO_NAMES, rows.codes, rows.time, columns)
+    def _learn(self, right: Flow) -> None:
+        """Add versions; drop those that are older than one which rows see earlier."""
+        new, columns = right.batch, {n: right.batch.columns[n] for n in self._fetch.dtypes}
+        since = new.time
+        if right.seen is not None and self.spec.wait != 0:  # a table that is not waited for has no late rows
+            since = np.maximum(new.time, right.seen)
+        v = join_rows([self._versions, Batch(NO_NAMES, new.codes, new.time, {**columns, SINCE: since})])
+        v = v.take(np.lexsort((v.columns[SINCE], v.codes)))  # stable: of equal ones the last arrived is the last
+        rank = np.empty(len(v), np.int64)
+        rank[np.lexsort((v.time, v.codes))] = np.arange(len(v))
+        self._versions = v.take(rank == np.maximum.accumulate(rank))
 
-    def _forget(self, watermark: int) -> None:
-        """Drop versions that neither a waiting row nor one to come can see: all but the newest before both."""
-        bound = min(watermark, int(self._waiting.time.min(initial=TIME_MAX)))
-        v = self._versions
-        order = np.lexsort((v.time, v.codes))
-        codes, old = v.codes[order], v.time[order] < bound
-        replaced = np.zeros(len(order), bool)
-        replaced[:-1] = old[:-1] & old[1:] & (codes[:-1] == codes[1:])
-        self._versions = v.take(np.sort(order[~replaced]))
+    def _release(self, bound: int) -> tuple[Batch, Times | None]:
+        """Rows whose turn it is, and what they have seen if some of them are late."""
+        ready = self._waiting.columns[TURN] <= bound
+        rows = self._waiting.take(ready)
+        if len(rows):
+            self._waiting = self._waiting.take(~ready)
+            rows = rows.take(np.argsort(rows.columns[TURN], kind="stable"))
+        at = self._find(rows)
+        if self.spec.how == "inner":
+            rows, at = rows.take(at >= 0), at[at >= 0]
+        columns = dict(rows.columns)
+        turn = columns.pop(TURN)
+        late = rows.time < turn
+        seen = np.maximum.accumulate(np.where(late, turn, TIME_MIN)) if late.any() else None
+        columns |= self._fetch(self._versions.columns, at)
+        return Batch(NO_NAMES, rows.codes, rows.time, columns), seen
+
+    def _find(self, rows: Batch) -> Ints:
+        """Index of the version each row sees, −1 if none."""
+        v, turn = self._versions, rows.columns[TURN]
+        low, high = ranges(v.codes, self._keys(), rows.codes)
+        at = first_at_least(v.columns[SINCE], low, high, turn) - 1
+        if not len(v):
+            return at
+        time = v.time[at]
+        found = (at >= low) & (time < rows.time)
+        if self.spec.tolerance is not None:
+            found &= time >= rows.time - self.spec.tolerance
+        return np.where(found, at, -1)
+
+    def _forget(self) -> None:
+        """Drop versions that neither a waiting row nor one to come can see: all but the newest before the first turn."""
+        v, bound = self._versions, min(self._mark, int(self._waiting.columns[TURN].min(initial=TIME_MAX)))
+        old = v.columns[SINCE] < bound
+        replaced = old[:-1] & old[1:] & (v.codes[:-1] == v.codes[1:])
+        if replaced.any():
+            self._versions = v.take(~np.append(replaced, False))
 
     @property
     def nbytes(self) -> int:
         """Memory of both sides."""
-        return sum(
-            b.codes.nbytes + b.time.nbytes + sum(c.nbytes for c in b.columns.values())
-            for b in (self._waiting, self._versions)
-        )
+        return rows_bytes(self._waiting) + rows_bytes(self._versions)
 
     def save(self) -> State:
         """See `Operator.save`."""
-        return {"waiting": _save(self._waiting), "versions": _save(self._versions)}
+        return {"waiting": save_rows(self._waiting), "versions": save_rows(self._versions), "mark": self._mark}
 
     def load(self, state: State) -> None:
         """See `Operator.load`."""
-        self._waiting, self._versions = _load(state["waiting"]), _load(state["versions"])
-
-
-def _as_of(rows: Batch, versions: Batch) -> npt.NDArray[np.int64]:
-    """Index of the version each row sees, −1 if none: the newest of its key strictly before its time."""
-    n = len(rows)
-    codes = np.concatenate([rows.codes, versions.codes])
-    time = np.concatenate([rows.time, versions.time])
-    side = np.zeros(len(codes), np.int8)
-    side[n:] = 1
-    order = np.lexsort((side, time, codes))  # stable; at equal times rows come before versions: they do not see them
-    newest = np.maximum.accumulate(np.where(order >= n, np.arange(len(order)), -1))
-    seen = np.where(newest >= 0, order[newest], -1)
-    same = (seen >= 0) & (codes[seen] == codes[order])
-    found = np.empty(len(order), np.int64)
-    found[order] = np.where(same, seen - n, -1)
-    return found[:n]
-
-
-def _empty(dtypes: Mapping[str, str]) -> Batch:
-    return Batch(NO_NAMES, np.empty(0, np.int32), np.empty(0, np.int64), {n: np.empty(0, d) for n, d in dtypes.items()})
-
-
-def _save(b: Batch) -> State:
-    return {"codes": b.codes, "time": b.time, "columns": dict(b.columns)}
-
-
-def _load(state: State) -> Batch:
-    return Batch(NO_NAMES, state["codes"], state["time"], state["columns"])
+        self._waiting, self._versions = load_rows(state["waiting"]), load_rows(state["versions"])
+        self._mark = state["mark"]

@@ -43,6 +43,8 @@ class Env:
 
     keys: Callable[[], int]  # number of slots in use; codes of all flows are below it
     bytes_max: int  # of the state of the whole task
+    names: Callable[[], pa.StringArray]  # the keys, by slot
+    dimensions: Mapping[str, Batch]  # content of each dimension, by step
 
 
 class Operator(Protocol):
@@ -87,9 +89,13 @@ class Stateless:
 
 
 class Late:
-    """Mixin of operators that refuse rows: `late` holds those of the newest call, `late_rows` counts."""
+    """Mixin of operators that refuse rows: `late` holds those of the newest call, `late_rows` counts.
+
+    A join of two streams has those of its left side there, and those of the right in `late_right`.
+    """
 
     late: Flow | None = None
+    late_right: Flow | None = None
     late_rows = 0
 
 
@@ -106,3 +112,18 @@ def join_rows(batches: list[Batch]) -> Batch:
     columns = {n: np.concatenate([b.columns[n] for b in batches]) for n in batches[0].columns}
     codes, time = np.concatenate([b.codes for b in batches]), np.concatenate([b.time for b in batches])
     return Batch(NO_NAMES, codes, time, columns)
+
+
+def rows_bytes(batch: Batch) -> int:
+    """Memory of rows that an operator holds."""
+    return int(batch.codes.nbytes + batch.time.nbytes + sum(c.nbytes for c in batch.columns.values()))
+
+
+def save_rows(batch: Batch) -> State:
+    """Held rows as plain values."""
+    return {"codes": batch.codes, "time": batch.time, "columns": dict(batch.columns)}
+
+
+def load_rows(state: State) -> Batch:
+    """Inverse of `save_rows`."""
+    return Batch(NO_NAMES, state["codes"], state["time"], state["columns"])

@@ -2,188 +2,211 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from pipelines.aggregates import Fold, Ints
-from pipelines.batch import TIME_MAX, TIME_MIN, WINDOW_START, Batch, Times
+from pipelines.aggregates import Ints
+from pipelines.batch import TIME_MAX, TIME_MIN, Batch, Times
 from pipelines.expr import Array
-from pipelines.operators.flow import NO_NAMES, Env, Flow, Late, join_rows
+from pipelines.operators.flow import Env, Flow, Late
+from pipelines.operators.slices import CELLS_AT_ONCE_MAX, NO_TIMES, Output, Slices
 from pipelines.plan import WindowSpec
-from pipelines.state import State
+from pipelines.state import Cells, State
+from pipelines.windows import Window
 
-CELLS_AT_ONCE_MAX = 1 << 20  # (window, slice, slot) cells merged in one go when many windows close
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows with the numbers of their slices, and the watermark after them."""
+
+    batch: Batch
+    index: Times
+    watermark: int
+
+
+class Shown:
+    """What early results have told of each open window: how many readings it had then, and how often."""
+
+    def __init__(self) -> None:
+        self.cells = Cells({"count": ("int64", 0), "revision": ("int64", 0)})
+        self.rows: dict[int, int] = {}  # end of a window -> its row
+
+    def of(self, ends: Times, *, take: bool) -> Ints:
+        """The rows of windows; for new ones 0, or with `take` rows of their own."""
+        if take:
+            self.rows |= {e: self.cells.take_row() for e in ends.tolist() if e not in self.rows}
+        return np.array([self.rows.get(e, 0) for e in ends.tolist()], np.int64)
+
+    def release(self, ends: Times) -> None:
+        """Forget windows."""
+        self.cells.release([self.rows.pop(e) for e in ends.tolist() if e in self.rows])
+
+    def save(self, keys: int) -> State:
+        """As plain values."""
+        return {"ends": list(self.rows), "cells": self.cells.save(list(self.rows.values()), keys)}
+
+    def load(self, state: State) -> None:
+        """Inverse of `save`."""
+        self.rows = {e: self.cells.take_row() for e in state["ends"]}
+        self.cells.load(list(self.rows.values()), state["cells"])
 
 
 class WindowOperator(Late):
     """Folds rows into slices; when the watermark closes windows, emits one row for each key that has readings in it."""
 
-    by_frame = False
-
-    def __init__(self, spec: WindowSpec, env: Env) -> None:
-        self.window, self.computed, self._keys = spec.over, dict(spec.computed), env.keys
-        self.fold = Fold(dict(spec.aggs), dict(spec.dtypes), env.bytes_max)
-        self._dtypes = {f.qualified: f.dtype for f in spec.fields}
-        self._rows: dict[int, int] = {}  # start of an open slice -> its row in the state
-        self._closed = TIME_MIN  # windows that end here or earlier have been emitted
-        self._ended = TIME_MIN  # those that end here or earlier were closed because all inputs had ended
+    def __init__(self, window: Window, spec: WindowSpec, env: Env) -> None:
+        self.window, self._keys, self._output = window, env.keys, Output(spec)
+        self.by_frame = window.early > 0  # early results must see the watermark after each frame
+        self.slices = Slices(spec, env, carry=True)
+        self._marks = {name: mark.fn for name, mark in spec.marks}
+        self._shown = Shown()
+        self._tick = TIME_MIN  # how many times `early` the watermark has passed
+        self._closed = self._ended = self.window.limit(TIME_MIN)  # windows that end here or earlier have been emitted
+        # (`_ended`: they were closed because all inputs had ended)
 
     def process(self, *inputs: Flow) -> Flow:
         """Add rows, close windows. Rows all of whose windows are closed become `late`."""
         (flow,) = inputs
-        self.fold.cells.reserve(self._keys())
-        flow = self._split_late(flow)
-        emitted = [self._step(part) for part in self._parts(flow)]
-        return Flow(join_rows(emitted), self.window.out_watermark(flow.watermark))
+        self.slices.fold.cells.reserve(self._keys())
+        flow, index = self._split_late(flow)
+        emitted = [batch for part in self._parts(flow, index) for batch in self._step(part)]
+        emitted += self._early(flow.watermark)
+        return Flow(self._output.joined(emitted), self.window.out_watermark(flow.watermark))
 
-    def _split_late(self, flow: Flow) -> Flow:
+    def _split_late(self, flow: Flow) -> tuple[Flow, Times]:
+        """The rows that are in time and the numbers of their slices."""
         self.late = flow.take(slice(0, 0))
-        if not len(flow.batch):
-            return flow
-        strictest = TIME_MIN if flow.seen is None else self.window.limit(int(flow.seen.max()))
-        if flow.batch.time.min() >= max(strictest, self._ended):
-            return flow  # even the oldest row is in time for the strictest limit
-        limits = TIME_MIN if flow.seen is None else self.window.limits(flow.seen)
-        late = self.window.last_end(flow.batch.time) <= np.maximum(limits, self._ended)
+        index = self.window.grid.index(flow.batch.time)
+        if not len(index):
+            return flow, index
+        strictest = self._ended if flow.seen is None else max(self._ended, self.window.limit(int(flow.seen.max())))
+        if self.window.last_end(index.min()) > strictest:
+            return flow, index  # even the oldest row is in time for the strictest limit
+        limits = self._ended if flow.seen is None else np.maximum(self.window.limits(flow.seen), self._ended)
+        late = self.window.last_end(index) <= limits
         if not late.any():
-            return flow
+            return flow, index
         self.late = flow.take(late)
         self.late_rows += int(late.sum())
-        return flow.take(~late)
+        return flow.take(~late), index[~late]
 
-    def _parts(self, flow: Flow) -> list[Flow]:
-        """Usually the flow itself; cut at the frames where a window closes that a later row would wrongly enter, or where
-        all slices at once would be too many."""
+    def _parts(self, flow: Flow, index: Times) -> list[Part]:
+        """Usually all at once; cut at the frames where a window closes that a later row would wrongly enter, or where all
+        slices at once would be too many."""
         seen = flow.seen
-        if seen is None or not len(seen) or not (self._crosses(flow, seen) or self._is_wide(flow)):
-            return [flow]
+        if seen is None or not len(seen) or not (self._crosses(index, seen) or self._is_wide(index)):
+            return [Part(flow.batch, index, flow.watermark)]
         cuts = np.flatnonzero(np.diff(seen)) + 1
         edges = [0, *cuts.tolist(), len(seen)]
         marks = [int(seen[0]), *(int(seen[c]) for c in cuts), flow.watermark]
-        parts = [Flow(flow.batch.take(slice(0, 0)), marks[0])]
+        parts = [Part(flow.batch.take(slice(0, 0)), index[:0], marks[0])]
         for low, high, after in zip(edges[:-1], edges[1:], marks[1:], strict=True):
-            parts.append(Flow(flow.batch.take(slice(low, high)), after))
+            parts.append(Part(flow.batch.take(slice(low, high)), index[low:high], after))
         return parts
 
-    def _crosses(self, flow: Flow, seen: Times) -> bool:
+    def _crosses(self, index: Times, seen: Times) -> bool:
         """Whether a row arrived after some, not all, of its windows had closed."""
-        w, time = self.window, flow.batch.time
-        if w.slices == 1 or time.min() >= w.limit(int(seen.max())):
+        w = self.window
+        if w.size == 1 or w.first_end(index.min()) > w.limit(int(seen.max())):
             return False
-        return bool((w.first_end(time) <= w.limits(seen)).any())
+        return bool((w.first_end(index) <= w.limits(seen)).any())
 
-    def _is_wide(self, flow: Flow) -> bool:
-        span = (int(flow.batch.time.max()) - int(flow.batch.time.min())) // self.window.slice
-        return min(span, len(flow.batch)) * self.fold.cells.slots > CELLS_AT_ONCE_MAX
+    def _is_wide(self, index: Times) -> bool:
+        return min(int(index.max() - index.min()), len(index)) * self.slices.fold.cells.slots > CELLS_AT_ONCE_MAX
 
-    def _step(self, flow: Flow) -> Batch:
-        if len(flow.batch):
-            self._add(flow.batch)
-        limit = self.window.limit(flow.watermark)
-        ends = (
-            self.window.closing(np.array(sorted(self._rows), np.int64), self._closed, limit)
-            if self._due(limit)
-            else _NO_TIMES
-        )
-        out = [self._emit(part, slots) for part in self._portions(ends) for slots in self._slot_blocks()]
-        if limit != TIME_MAX:
+    def _step(self, part: Part) -> list[Batch]:
+        if len(part.batch):
+            self.slices.add(part.batch, part.index)
+        limit = self.window.limit(part.watermark)
+        ends = self.window.closing(self.slices.open(), self._closed, limit) if self._due(limit) else NO_TIMES
+        out = self._emit(ends)
+        if part.watermark != TIME_MAX:
             self._closed = max(self._closed, limit)
-        elif len(ends):
-            self._closed = self._ended = max(
-                self._closed, int(ends[-1])
-            )  # should an input come back, it goes on from here
-        self._release()
-        return join_rows(out) if out else self._empty()
-
-    def _add(self, batch: Batch) -> None:
-        starts = batch.time // self.window.slice
-        low = int(starts.min())
-        span = int(starts.max()) - low + 1
-        if span == 1:
-            rows = np.full(len(starts), self._row(low), np.int64)
-        elif span <= 4 * len(starts):
-            present = np.zeros(span, np.int64)
-            present[starts - low] = 1
-            for i in np.flatnonzero(present):
-                present[i] = self._row(low + int(i))
-            rows = present[starts - low]
-        else:
-            distinct, inverse = np.unique(starts, return_inverse=True)
-            rows = np.array([self._row(int(s)) for s in distinct], np.int64)[inverse]
-        with np.errstate(all="ignore"):
-            values = {name: np.asarray(of.on(batch.columns)) for name, of in self.fold.columns.items()}
-        self.fold.update(rows, batch.codes, values, batch.time)
-
-    def _row(self, index: int) -> int:
-        start = index * self.window.slice
-        row = self._rows.get(start)
-        if row is None:
-            row = self._rows[start] = self.fold.cells.take_row()
-        return row
+        elif len(ends):  # should an input come back, it goes on from here
+            self._closed = self._ended = max(self._closed, int(ends[-1]))
+        if len(ends):
+            open_ = self.slices.open()
+            self.slices.release(open_[self.window.last_end(open_) <= self._closed])
+            self._shown.release(ends)
+        return out
 
     def _due(self, limit: int) -> bool:
-        """Whether a window can close: a boundary lies in (closed, limit]."""
-        if not self._rows or limit <= self._closed:
+        """Whether a window can close: one that holds readings ends in (closed, limit]."""
+        if not self.slices.rows or limit <= self._closed:
             return False
-        earliest = int(self.window.first_end(np.array([min(self._rows)]))[0])
-        return max(earliest, self.window.next_end(self._closed)) <= limit
+        earliest = int(self.window.first_end(np.array(min(self.slices.rows))))
+        return max(earliest, int(self.window.next_end(np.array(self._closed)))) <= limit
 
-    def _portions(self, ends: Ints) -> list[Ints]:
+    def _early(self, watermark: int) -> list[Batch]:
+        """When a multiple of `early` has been passed: the open windows that have changed."""
+        if not self.window.early or watermark in (TIME_MIN, TIME_MAX):
+            return []
+        before, self._tick = self._tick, max(self._tick, watermark // self.window.early)
+        if before in (TIME_MIN, self._tick):
+            return []
+        self._shown.cells.reserve(self._keys())
+        return self._emit(self._open_ends(), final=False)
+
+    def _open_ends(self) -> Times:
+        return self.window.closing(self.slices.open(), self._closed, self.window.limit(TIME_MAX))
+
+    def _emit(self, ends: Times, *, final: bool = True) -> list[Batch]:
+        return [self._block(part, slots, final) for part in self._portions(ends) for slots in self._slot_blocks()]
+
+    def _portions(self, ends: Times) -> list[Times]:
         """Ends in groups small enough to merge at once."""
-        count = max(1, CELLS_AT_ONCE_MAX // (self.window.slices * self.fold.cells.slots))
+        count = max(1, CELLS_AT_ONCE_MAX // (self.window.size * self.slices.fold.cells.slots))
         return [ends[i : i + count] for i in range(0, len(ends), count)]
 
     def _slot_blocks(self) -> list[slice]:
         """Ranges of slots small enough to merge one window at once."""
-        slots, size = self._keys(), max(1, CELLS_AT_ONCE_MAX // self.window.slices)
+        slots, size = self._keys(), max(1, CELLS_AT_ONCE_MAX // self.window.size)
         return [slice(low, min(low + size, slots)) for low in range(0, slots, size)]
 
-    def _emit(self, ends: Ints, slots: slice) -> Batch:
-        w = self.window
-        slices = (ends - w.size)[:, None] + np.arange(w.slices) * w.slice
-        rows = np.array([[self._rows.get(int(s), 0) for s in window] for window in slices], np.int64)
-        counts, results = self.fold.results(rows, slots)
-        at, slot = np.nonzero(counts)
+    def _block(self, ends: Times, slots: slice, final: bool) -> Batch:
+        w, shown = self.window, self._shown.cells
+        counts, results = self.slices.results(ends - w.size, w.size, slots)
+        wanted = self._wanted(ends, slots, counts, final)
+        told = self._shown.of(ends, take=not final)
+        if not final:
+            wanted &= counts != shown["count"][told, slots]
+        at, slot = np.nonzero(wanted)
         known: dict[str, Array] = {n: r[at, slot] for n, r in results.items()}
-        with np.errstate(all="ignore"):
-            for name, expr in self.computed.items():
-                known[name] = np.broadcast_to(expr.on(known), at.shape)
-        columns = {n: known[n] for n in self._dtypes} | {WINDOW_START: ends[at] - w.size}
-        return Batch(NO_NAMES, (slot + slots.start).astype(np.int32), ends[at] - 1, columns)
+        for name, mark in self._marks.items():
+            known[name] = (
+                np.full(len(at), final) if mark == "final" else shown["revision"][told[at], slot + slots.start]
+            )
+        if not final:
+            shown["count"][told[at], slot + slots.start] = counts[at, slot]
+            shown["revision"][told[at], slot + slots.start] += 1
+        return self._output.rows(slot + slots.start, w.start_ns(ends[at]), w.last_ns(ends[at]), known)
 
-    def _empty(self) -> Batch:
-        columns = {n: np.empty(0, d) for n, d in self._dtypes.items()} | {WINDOW_START: _NO_TIMES}
-        return Batch(NO_NAMES, np.empty(0, np.int32), _NO_TIMES, columns)
-
-    def _release(self) -> None:
-        """Forget slices whose last window is closed."""
-        if not self._rows or self._closed == TIME_MIN:
-            return
-        starts = np.fromiter(self._rows, np.int64, len(self._rows))
-        done = starts[self.window.last_end(starts) <= self._closed]
-        if len(done):
-            self.fold.release([self._rows.pop(int(s)) for s in done])
+    def _wanted(self, ends: Times, slots: slice, counts: Ints, final: bool) -> Array:
+        """Which windows and keys have something to tell, shape (windows, slots)."""
+        return counts > 0
 
     @property
     def open(self) -> int:
         """Slices that hold readings of windows not yet emitted."""
-        return len(self._rows)
+        return len(self.slices.rows)
 
     @property
     def nbytes(self) -> int:
         """Memory."""
-        return self.fold.nbytes
+        return self.slices.fold.nbytes + self._shown.cells.nbytes
 
     def save(self) -> State:
         """See `Operator.save`."""
-        starts = sorted(self._rows)
-        fold = self.fold.save([self._rows[s] for s in starts], self._keys())
-        return {"closed": self._closed, "ended": self._ended, "starts": starts, "fold": fold}
+        state: State = {"closed": self._closed, "ended": self._ended, **self.slices.save(self._keys())}
+        if self.window.early:
+            state |= {"tick": self._tick, "shown": self._shown.save(self._keys())}
+        return state
 
     def load(self, state: State) -> None:
         """See `Operator.load`."""
         self._closed, self._ended = state["closed"], state["ended"]
-        self._rows = {s: self.fold.cells.take_row() for s in state["starts"]}
-        self.fold.load(list(self._rows.values()), state["fold"])
-
-
-_NO_TIMES = np.empty(0, np.int64)
+        self.slices.load(state)
+        if self.window.early:
+            self._tick = state["tick"]
+            self._shown.load(state["shown"])

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from pipelines.errors import StateError
+from pipelines.versions import Version, compare
 
 CHECKPOINT_KEY = b"checkpoint"
 CHUNK_BYTES_MAX = 900_000
@@ -46,6 +47,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     calls: list[
         list[int]
     ] = []  # for each call since the snapshot: by how much each input, in order of topic name, advanced
+    versions: dict[str, Version] = {}  # of each stateful step
     replaced: list[str] = []  # versions whose state was given up for this one: they may take over again
     format: int = 1
 
@@ -91,14 +93,19 @@ def join(snapshot: Snapshot, chunks: Mapping[bytes, bytes], where: str) -> bytes
     return data
 
 
-def check_plan(checkpoint: Checkpoint, fingerprint: str, *, discard: str, where: str) -> bool:
-    """True if the state can be used, False if it is to be discarded; `StateError` if it is another plan's."""
+def check_plan(
+    checkpoint: Checkpoint, fingerprint: str, versions: Mapping[str, Version], *, discard: str, where: str
+) -> bool:
+    """True if (some of) the state can be used, False if it is to be discarded; `StateError` if it would be lost unasked."""
     if checkpoint.plan == fingerprint:
         return True
-    if checkpoint.plan == discard or fingerprint in checkpoint.replaced:
-        return False
+    verdicts = compare(checkpoint.versions, versions)
+    lost = [str(v) for v in verdicts if v.what == "reset"]
+    if (checkpoint.versions and not lost) or checkpoint.plan == discard or fingerprint in checkpoint.replaced:
+        return any(v.what == "keep" for v in verdicts)
+    why = f" ({'; '.join(lost)})" if lost else ""
     raise StateError(
-        f"{where} holds the state of version {checkpoint.plan} of the pipeline, this is version {fingerprint}: deploy the old "
+        f"{where} holds the state of version {checkpoint.plan} of the pipeline, this is version {fingerprint}{why}: deploy the old "
         f'version again, or set the option `discard_state` = "{checkpoint.plan}" to go on where it stopped with empty windows'
     )
 

@@ -11,6 +11,7 @@ from pipelines.runtime import frames, kafka
 from pipelines.runtime.job import Job
 from pipelines.runtime.log import LogReader
 from pipelines.task import Task
+from pipelines.versions import compare
 
 TAIL_RECORDS = 16  # first step back from the end of the state topic; each further one is 16 times as long
 log = logging.getLogger(__name__)
@@ -55,13 +56,18 @@ async def _restore(job: Job, partition: int, consumer: kafka.Client) -> Restored
     cp.check_inputs(newest, ends, where)
     offsets = begins | {t: max(o, begins[t]) for t, o in newest.offsets.items() if t in begins}
     _tell_lost(job, partition, newest, begins)
-    if not cp.check_plan(newest, job.plan.fingerprint, discard=job.discard_state, where=where):
+    plan = job.plan
+    if not cp.check_plan(newest, plan.fingerprint, plan.versions, discard=job.discard_state, where=where):
         log.warning("%s: the state of version %s is discarded; windows begin empty", where, newest.plan)
         return Restored(job.task(), offsets, None, replaced=replaced)
     data = await _snapshot(consumer, place, newest.snapshot, where)
     restored = Restored(job.task(), offsets, newest, len(data), replaced=replaced)
-    restored.task.restore(data)
+    restored.task.restore(data, partly=True)
     await _replay(job, partition, consumer, restored, newest)
+    if newest.plan != plan.fingerprint:
+        for verdict in compare(newest.versions, plan.versions):
+            log.info("%s: state of version %s: %s", where, newest.plan, verdict)
+        restored.checkpoint = None  # the next transaction carries a snapshot of this version
     return restored
 
 
@@ -108,12 +114,12 @@ async def _snapshot(consumer: kafka.Client, place: kafka.Place, snapshot: cp.Sna
 
 async def _replay(job: Job, partition: int, consumer: kafka.Client, restored: Restored, newest: cp.Checkpoint) -> None:
     """Give the task what it got since the snapshot, call by call, and drop what it emits: that was sent and committed."""
-    places = {topic: kafka.Place(topic, partition) for topic in job.streams}
+    places = {topic: kafka.Place(topic, partition) for topic in newest.snapshot.offsets}
     reader = LogReader(consumer, {places[t]: o for t, o in newest.snapshot.offsets.items()})
     for boundary in cp.boundaries(newest):
         records = await reader.upto({places[t]: o for t, o in boundary.items()})
         restored.task.process({
-            stream: frames.read(records[places[topic]], job.rows[topic])[0] for topic, stream in job.streams.items()
+            stream: frames.read(records[places[topic]], job.rows[topic])[0] for topic, stream in job.streams.items() if topic in places
         })  # fmt: skip
         sizes = [len(r.value or b"") for several in records.values() for r in several]
         restored.replay_cost += cp.replay_cost(len(sizes), sum(sizes))

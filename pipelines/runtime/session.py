@@ -125,7 +125,9 @@ class Session:
                 at = cp.Snapshot(first=first, chunks=len(chunks), sha256=digest, offsets=offsets)
             assert at is not None
             plan, replaced = self._job.plan.fingerprint, self._replaced
-            return cp.Checkpoint(plan=plan, offsets=offsets, snapshot=at, calls=calls, replaced=replaced)
+            return cp.Checkpoint(
+                plan=plan, versions=self._job.plan.versions, offsets=offsets, snapshot=at, calls=calls, replaced=replaced
+            )
 
         self._transaction = asyncio.create_task(self._transact(pending, chunks, checkpoint))
         self._transaction.add_done_callback(lambda _: self._wake())

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 from pipelines import Col, Key, Pipeline, Schema, Stream, Windowed, agg
 from pipelines.schema import Row
-from pipelines.windows import Window
+from pipelines.windows import Count, Over
 
 S = TypeVar("S", bound=Schema)
 
@@ -58,11 +58,12 @@ class Stats(Schema):
     span = agg.max(Reading.x) - agg.min(Reading.x)
 
 
-def windowed(window: Window) -> tuple[Pipeline, Stream[Reading], Windowed[Stats, Reading]]:
+def windowed(window: Over) -> tuple[Pipeline, Stream[Reading], Windowed[Stats, Reading]]:
     """Readings, all aggregates over one kind of window, its late rows kept."""
     program = Pipeline("test")
     readings = program.read(Feed(Reading, "reading"))
     stats = readings.window(window, Stats)
     stats.to(Shelf())
-    stats.late.to(Shelf())
+    if not isinstance(window, Count):
+        stats.late.to(Shelf())
     return program, readings, stats

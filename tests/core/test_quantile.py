@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.quantile import ALPHA, Sketches, bins, values
+from pipelines.aggregates.quantile import ALPHA, Sketches, bins, values
 
 sizes = st.floats(1e-30, 1e30)
 numbers = st.one_of(sizes, sizes.map(lambda x: -x), st.just(0.0))

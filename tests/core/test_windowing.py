@@ -2,123 +2,63 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import Pipeline, Schema, agg, hopping, tumbling
-from pipelines.batch import TIME_MAX, TIME_MIN, WINDOW_START, Batch
+from pipelines import Pipeline, Schema, agg, count, hopping, session, sliding, tumbling
+from pipelines.batch import TIME_MAX, WINDOW_START
 from pipelines.errors import LimitExceeded
-from pipelines.plan import Plan
 from pipelines.task import Task
 from pipelines.testing import run
-from pipelines.windows import Window
+from pipelines.windows import Count, Over, Window
 from pipelines.wire import Frame, FrameInfo
 from tests.core import reference
+from tests.core.grouping import (
+    END,
+    SECOND,
+    assert_grouping_changes_no_bit,
+    assert_late,
+    assert_results,
+    batch,
+    frame,
+    frames,
+)
 from tests.core.programs import Feed, Reading, Shelf, Stats, windowed
 
-SECOND = 10**9
 WINDOWS = [
     tumbling("10s", late="0s"),
     tumbling("10s", late="7s"),
     hopping("10s", every="5s", late="3s"),
     hopping("10s", every="4s", late="0s"),
     hopping("7s", every="3s", late="20s"),
+    tumbling("10s", late="2s", offset="3s"),
+    hopping("30s", every="1s", late="4s"),
+    hopping("10s", every="4s", late="1s", offset="1s"),
 ]
-finite = st.floats(-1e6, 1e6, allow_subnormal=False).map(lambda x: 0.0 if abs(x) < 1e-30 else x)
-readings = st.builds(
-    reference.Reading,
-    st.sampled_from("abc"),
-    st.integers(-50, 100).map(lambda s: s * SECOND // 2),
-    st.one_of(finite, st.just(math.nan)),
-    st.integers(-(2**40), 2**40),
-)
-frames = st.lists(st.lists(readings, min_size=1, max_size=8), min_size=1, max_size=8)
-
-
-END = Frame(FrameInfo("one", TIME_MAX), Reading.batch(device=[], time=[], x=[], k=[]))
-
-
-def batch(rows: list[reference.Reading]) -> Batch:
-    return Reading.batch(
-        device=[r.device for r in rows], time=[r.time for r in rows], x=[r.x for r in rows], k=[r.k for r in rows]
-    )
-
-
-def table(b: Batch) -> dict[tuple[str, int], dict[str, float]]:
-    names = list(Stats.columns())
-    rows = zip(
-        b.keys, b.columns[WINDOW_START].tolist(), *(b.columns[f"Stats.{n}"].tolist() for n in names), strict=True
-    )
-    found = {(device, start): dict(zip(names, values, strict=True)) for device, start, *values in rows}
-    assert len(found) == len(b), "a window was emitted twice"
-    return found
 
 
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
 @given(frames=frames)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_results_and_late_rows_are_those_of_the_reference(
     window: Window, frames: list[list[reference.Reading]]
 ) -> None:
     program, source, stats = windowed(window)
     out = run(program, {source: [batch(f) for f in frames]})
     kept, late = reference.windows(frames, window)
-    found = table(out[stats])
-    assert found.keys() == kept.keys()
-    for where, rows in kept.items():
-        for name, value in reference.stats(rows).items():
-            tolerance = 0.0101 * abs(value) if name == "median" else 1e-9 * 1e6
-            assert found[where][name] == pytest.approx(value, abs=max(tolerance, 1e-9), rel=1e-9, nan_ok=True), (
-                where,
-                name,
-            )
-    gone = out[stats.late]
-    assert sorted(zip(gone.keys, gone.time.tolist(), strict=True)) == sorted((r.device, r.time) for r in late)
-
-
-def results(plan: Plan, wire: list[Frame], groups: list[int], *, restart: bool) -> list[tuple[str, ...]]:
-    """All rows that come out, when the frames go in by groups; with `restart` a new task goes on after each."""
-    task, at, out = Task(plan), 0, []
-    for size in groups:
-        emitted = task.process({"reading": wire[at : at + size]})
-        at += size
-        for e in emitted:
-            columns = [e.batch.columns[c].tolist() for c in sorted(e.batch.columns)]
-            out += [
-                (e.step, *map(repr, row)) for row in zip(e.batch.keys, e.batch.time.tolist(), *columns, strict=True)
-            ]
-        if restart:
-            saved, task = task.snapshot(), Task(plan)
-            task.restore(saved)
-    return sorted(out)
+    assert_results(out[stats], kept)
+    assert_late(out[stats.late], late)
 
 
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
 @given(frames=frames, data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_grouping_and_restarts_change_no_bit(
     window: Window, frames: list[list[reference.Reading]], data: st.DataObject
 ) -> None:
-    plan = windowed(window)[0].plan()
-    newest, wire = TIME_MIN, []
-    for f in frames:
-        newest = max(newest, *(r.time for r in f))
-        wire.append(Frame(FrameInfo("one", newest, len(f)), batch(f)))
-        if data.draw(st.integers(0, 4)) == 0:
-            wire.append(END)  # all inputs end, and the next frame finds them started again
-    wire.append(END)
-
-    groups, left = [], len(wire)
-    while left:
-        groups.append(data.draw(st.integers(1, left)))
-        left -= groups[-1]
-    one_by_one = results(plan, wire, [1] * len(wire), restart=False)
-    assert results(plan, wire, groups, restart=False) == one_by_one
-    assert results(plan, wire, groups, restart=True) == one_by_one
+    assert_grouping_changes_no_bit(windowed(window)[0].plan(), frames, data)
 
 
 class Level(Schema):
@@ -135,7 +75,7 @@ class Gaps(Schema):
 
 
 @given(frames=frames, data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_grouping_and_restarts_change_no_bit_behind_a_join(
     frames: list[list[reference.Reading]], data: st.DataObject
 ) -> None:
@@ -145,15 +85,49 @@ def test_grouping_and_restarts_change_no_bit_behind_a_join(
     gaps = source.join(level.latest(), how="left").select(Gap).window(tumbling("10s", late="3s"), Gaps)
     gaps.to(Shelf())
     gaps.late.to(Shelf())
-    newest, wire = TIME_MIN, []
-    for f in frames:
-        newest = max(newest, *(r.time for r in f))
-        wire += [Frame(FrameInfo("one", newest, len(f)), batch(f))] + [END] * (data.draw(st.integers(0, 4)) == 0)
-    plan, size = program.plan(), data.draw(st.integers(1, len(wire)))
-    groups = [size] * (len(wire) // size) + [len(wire) % size]
-    one_by_one = results(plan, wire, [1] * len(wire), restart=False)
-    assert results(plan, wire, groups, restart=False) == one_by_one
-    assert results(plan, wire, groups, restart=True) == one_by_one
+    assert_grouping_changes_no_bit(program.plan(), frames, data)
+
+
+class Sum(Schema):
+    n = agg.sum(Stats.n)
+
+
+@pytest.mark.parametrize("over", [*WINDOWS[:4], session("3s", late="2s"), sliding("4s", late="1s")], ids=str)
+@given(frames=frames)
+@settings(max_examples=30, deadline=None)
+def test_results_are_never_late_for_the_next_window(over: Over, frames: list[list[reference.Reading]]) -> None:
+    program, source, stats = windowed(over)
+    sums = stats.window(tumbling("1s", late="0s"), Sum)
+    out = run(program, {source: [batch(f) for f in frames]})
+    assert out[sums][Sum.n].sum() == out[stats][Stats.n].sum()
+
+
+OVERS = [*WINDOWS[:4], session("3s", late="2s"), sliding("4s", late="1s"), count(2)]
+
+
+@pytest.mark.parametrize("over", OVERS, ids=str)
+def test_windows_of_silent_keys_and_partitions_close_by_heartbeats_and_by_the_end(over: Over) -> None:
+    plan = windowed(over)[0].plan()
+    rows = [reference.Reading("a", SECOND, 1.0, 1), reference.Reading("b", 2 * SECOND, 1.0, 1)]
+    beat, end = frame([], 500 * SECOND), END
+    for last in [end] if isinstance(over, Count) else [beat, end]:
+        task = Task(plan)
+        first = sum(e.batch[Stats.n].sum() for e in task.process({"reading": [frame(rows, 2 * SECOND)]}))
+        rest = task.process({"reading": [last]})
+        assert first + sum(e.batch[Stats.n].sum() for e in rest) >= 2
+        assert {k for e in rest for k in e.batch.keys} >= ({"b"} if first else {"a", "b"})
+        assert task.windows_open == 0
+        assert task.process({"reading": [last]}) == []
+
+
+@pytest.mark.parametrize("over", OVERS, ids=str)
+def test_state_does_not_grow_with_the_stream(over: Over) -> None:
+    task, sizes = Task(windowed(over)[0].plan()), []
+    for t in range(0, 3000, 7):
+        rows = [reference.Reading(f"d{i}", t * SECOND, 1.0, 1) for i in range(20)]
+        task.process({"reading": [frame(rows, t * SECOND)]})
+        sizes.append(task.state_bytes)
+    assert max(sizes[100:]) == max(sizes[:100])
 
 
 def test_rows_after_the_end_are_late_for_what_it_closed_never_lost() -> None:
@@ -189,9 +163,8 @@ def test_one_frame_with_too_many_windows_is_refused_before_the_memory_is_taken()
 
 def test_a_long_window_that_hops_often_closes_quickly() -> None:
     window = hopping("1h", every="1s", late="0s")
-    slices = np.arange(3600) * SECOND
-    assert window.closing(slices, 3599 * SECOND, 3600 * SECOND).tolist() == [3600 * SECOND]
-    assert len(window.closing(slices[:1], TIME_MIN, TIME_MAX)) == 3600
+    assert window.closing(np.arange(3600), 3599, 3600).tolist() == [3600]
+    assert len(window.closing(np.arange(1), -(10**9), 10**9)) == 3600
 
 
 def test_windows_close_as_the_watermark_passes_not_before() -> None:

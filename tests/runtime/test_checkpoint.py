@@ -62,21 +62,21 @@ def test_one_input_is_replayed_in_bounded_steps() -> None:
 
 def test_state_of_another_plan_is_refused_unless_it_may_be_discarded() -> None:
     c = checkpoint(start={"a": 0}, now={"a": 0})
-    assert cp.check_plan(c, "p1", discard="", where="s.p.state[0]")
+    assert cp.check_plan(c, "p1", {}, discard="", where="s.p.state[0]")
     assert cp.check_plan(
-        c, "p1", discard="p1", where="s.p.state[0]"
+        c, "p1", {}, discard="p1", where="s.p.state[0]"
     )  # a forgotten option must not throw away good state
-    assert not cp.check_plan(c, "p2", discard="p1", where="s.p.state[0]")
+    assert not cp.check_plan(c, "p2", {}, discard="p1", where="s.p.state[0]")
     with pytest.raises(StateError, match=r'state of version p1 .* this is version p2: .* `discard_state` = "p1"'):
-        cp.check_plan(c, "p2", discard="p0", where="s.p.state[0]")
+        cp.check_plan(c, "p2", {}, discard="p0", where="s.p.state[0]")
 
 
 def test_a_version_that_was_replaced_may_come_back() -> None:
     c = checkpoint(start={"a": 0}, now={"a": 0})
     second = structs.replace(c, plan="p2", replaced=cp.replaced_by(c, "p2", discard=""))
-    assert not cp.check_plan(second, "p1", discard="", where="s.p.state[0]")
+    assert not cp.check_plan(second, "p1", {}, discard="", where="s.p.state[0]")
     with pytest.raises(StateError):
-        cp.check_plan(second, "p3", discard="", where="s.p.state[0]")
+        cp.check_plan(second, "p3", {}, discard="", where="s.p.state[0]")
     back = structs.replace(second, plan="p1", replaced=cp.replaced_by(second, "p1", discard=""))
     assert back.replaced == ["p2"]
     assert cp.replaced_by(None, "p2", discard="p1") == ["p1"]
@@ -84,6 +84,18 @@ def test_a_version_that_was_replaced_may_come_back() -> None:
         back = structs.replace(back, plan=f"q{i}", replaced=cp.replaced_by(back, f"q{i}", discard=""))
     assert len(back.replaced) == cp.REPLACED_MAX
     assert back.replaced[-1] == "q18"
+
+
+def test_what_can_be_kept_is_kept() -> None:
+    minute, hour = {"minute": ("m1", "1m")}, {"hour": ("h1", "1h")}
+    c = structs.replace(checkpoint(start={"a": 0}, now={"a": 0}), versions=minute)
+    where = "s.p.state[0]"
+    assert cp.check_plan(c, "p2", minute | hour, discard="", where=where)
+    with pytest.raises(StateError, match=r"this is version p2 \(reset minute: 1m became 5m\): deploy the old"):
+        cp.check_plan(c, "p2", {"minute": ("m5", "5m")}, discard="", where=where)
+    assert not cp.check_plan(c, "p2", {"minute": ("m5", "5m")}, discard="p1", where=where)
+    both = structs.replace(c, versions=minute | hour)
+    assert cp.check_plan(both, "p2", {"minute": ("m5", "5m"), **hour}, discard="p1", where=where)
 
 
 def test_an_input_that_ends_before_what_was_processed_is_refused() -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pipelines.expr import Array
 from pipelines.state import State
 
-ALPHA = 0.01  # relative error, for 1e-35 < |x| < 1e35; smaller values count as 0, larger ones as the largest
+ALPHA = 0.01  # relative error, for 1e-35 < |x| < 1e35; smaller values count as 0, larger ones as infinite
 _GAMMA = (1 + ALPHA) / (1 - ALPHA)
 _LOG = np.log(_GAMMA)
 _BIN_BITS, _SLOT_BITS = 14, 30
@@ -37,6 +37,7 @@ def values(of: Ints) -> npt.NDArray[np.float64]:
     """The value that each bin stands for."""
     k = np.abs(of - _ZERO)
     size = np.where(k == 0, 0.0, 2 * np.exp((k + _ORIGIN) * _LOG) / (_GAMMA + 1))
+    size[k == _BIN_MAX] = np.inf
     return np.where(of < _ZERO, -size, size)
 
 
@@ -94,6 +95,22 @@ class Sketches:
             part = self._range(row)
             self._codes = np.delete(self._codes, part)
             self._counts = np.delete(self._counts, part)
+
+    def absorb(self, target: int, source: int, slots: Ints) -> None:
+        """Move the sketches of some slots from one row to another."""
+        self._fold()
+        part = self._range(source)
+        moved = self._codes.copy()
+        here = np.isin((moved[part] >> _BIN_BITS) & ((1 << _SLOT_BITS) - 1), slots)
+        moved[part] += np.where(here, (target - source) << (_SLOT_BITS + _BIN_BITS), 0)
+        self._codes, self._counts = _sum_by(moved, self._counts)
+
+    def clear(self, row: int, slots: Ints) -> None:
+        """Forget the sketches of some slots of a row."""
+        self._fold()
+        part = self._range(row)
+        gone = part.start + np.flatnonzero(np.isin((self._codes[part] >> _BIN_BITS) & ((1 << _SLOT_BITS) - 1), slots))
+        self._codes, self._counts = np.delete(self._codes, gone), np.delete(self._counts, gone)
 
     def _range(self, row: int) -> slice:
         low, high = np.searchsorted(
