@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import spine
+from benchmarks import spine, windows
 
-for benchmark in (spine,):
+for benchmark in (windows, spine):
     benchmark.main()

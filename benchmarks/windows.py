@@ -1,7 +1,8 @@
 """Window operators alone, without Kafka: rows a second on one core, beside a kernel written by hand in numpy for the same job.
 
-Frames are decoded beforehand and go into the task in calls of about a quarter of a million rows, as the runtime gives them. Every result is
-compared with numpy's. The growth tables show what more keys, more open windows and other frame sizes cost.
+Frames are decoded beforehand and go into the task in calls of about a quarter of a million rows, as the runtime gives
+them. Every result is compared with numpy's. The growth tables show what more keys, more open windows and other frame
+sizes cost.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pipelines.batch import Batch, Times
 from pipelines.expr import Array
 from pipelines.schema import TEXT, Col, Field, Row, Schema
-from pipelines.wire import text
+from pipelines.wire import text as as_text
 
 EARLIEST_NS = 315_532_800 * 10**9  # 1980: older than any digital reading; a device whose clock was never set says 1970
 KEY_CHARS_MAX = 255
@@ -125,7 +125,7 @@ def _text(field: Field, column: pa.Array, faults: Faults) -> Array:
     long = pc.greater(pc.utf8_length(column), TEXT_CHARS_MAX).to_numpy(zero_copy_only=False)
     faults.add(long, "too_long", lambda _: f"{field.name} has more than {TEXT_CHARS_MAX} characters")
     coded = column.dictionary_encode()
-    values: Array = text(coded.dictionary)[coded.indices.to_numpy()]
+    values: Array = as_text(coded.dictionary)[coded.indices.to_numpy()]
     return values
 
 

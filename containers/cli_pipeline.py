@@ -8,10 +8,12 @@ from typing import Any
 
 import click
 
+from containers import draw
 from containers.cli_shared import Context, shared
 from containers.console import coloured, table
 from containers.desired import check as check_needs
 from containers.desired import work_for
+from pipelines import dimensions
 from pipelines.load import load
 
 
@@ -30,7 +32,9 @@ def check(context: Context, file: str | None) -> None:
       pipeline check --site hall1.toml
     """
     site = None if file else context.site()
-    plan = load(file or site.pipeline).plan()  # type: ignore[union-attr]  # one of both is there
+    path: str = file or site.pipeline  # type: ignore[union-attr]  # one of both is there
+    plan = load(path).plan()
+    dimensions.load(plan, dimensions.folder_of(path))
     parts = {
         "sources": list(plan.sources),
         "results": list(plan.outputs),
@@ -51,7 +55,7 @@ def check(context: Context, file: str | None) -> None:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["mermaid", "json"]),
+    type=click.Choice(["mermaid", "svg", "json"]),
     default="mermaid",
     show_default=True,
     help="What to write.",
@@ -64,15 +68,14 @@ def graph(context: Context, file: str | None, form: str) -> None:
     \b
     Examples:
       pipeline graph press.py                 Mermaid, as Markdown viewers draw it
+      pipeline graph press.py --format svg > press.svg
       pipeline graph press.py --format json
     """
     plan = load(file or context.site().pipeline).plan()
-    if form == "mermaid" and context.console.output == "text":
-        click.echo(plan.mermaid())
+    if form != "json" and context.console.output == "text":
+        click.echo(plan.mermaid() if form == "mermaid" else draw.svg(plan))
         return
-    steps = [{"name": s.name, "kind": s.kind, "from": list(s.ups), "does": s.describe()} for s in plan.steps]
-    sinks = [{"step": step, "kind": sink.kind, **sink.describe()} for step, sink in plan.sinks]
-    value: dict[str, object] = {"pipeline": plan.pipeline, "steps": steps, "sinks": sinks}
+    value = draw.values(plan)
     context.console.data(json.dumps({"version": 1, **value}, indent=2), value)
 
 

@@ -37,6 +37,7 @@ from containers.profiles import (
     container_config,
 )
 from containers.site import GATEWAY, SiteFile
+from pipelines import dimensions
 from pipelines.errors import ConfigError
 from pipelines.expr import Expr
 from pipelines.plan import SOURCES, Plan
@@ -155,11 +156,15 @@ def desired(site: SiteFile, plan: Plan, base: Base) -> list[Desired]:
 
 
 def check(site: SiteFile, plan: Plan) -> None:
-    """`ConfigError` if the pipeline needs something that the site file does not give. Looks at no secret and no engine."""
+    """`ConfigError` if the pipeline needs something that the site file does not give, or a dimension's file is not well.
+
+    Looks at no secret and no engine.
+    """
     if any(plan.sinks_of("parquet")) and not site.site.store:
         raise ConfigError(
             f"{site.path}: the pipeline writes Parquet tables and there is no `store`: add store = 's3://bucket/folder'"
         )
+    dimensions.load(plan, dimensions.folder_of(site.pipeline))
     for profile in work_for(plan):
         given = getattr(site.site.services, profile.service).secrets
         for secret, whose in _secrets_needed(site, plan, profile.service).items():
@@ -183,7 +188,8 @@ def _secrets_needed(site: SiteFile, plan: Plan, service: str) -> dict[str, str]:
 def _desired(site: SiteFile, plan: Plan, base: Base, profile: Profile) -> Desired:
     service, own = profile.service, getattr(site.site.services, profile.service)
     readers = [s.reader for s in _readable(plan).values()] if service == "collect" else []
-    contents = images.contents(profile, site.pipeline, readers, base)
+    facts = dimensions.files(plan, dimensions.folder_of(site.pipeline)) if service == "process" else {}
+    contents = images.contents(profile, site.pipeline, readers, base, facts)
     settings = _settings(site, profile)
     secrets = tuple(_secret(site, service, name, ref) for name, ref in sorted(own.secrets.items()))
     networks = tuple(network(site, n) for n in profile.networks)
@@ -201,6 +207,8 @@ def _desired(site: SiteFile, plan: Plan, base: Base, profile: Profile) -> Desire
         "secrets": _slow_hash(site.site.site, secrets),
         "container": _hash((frame, networks)),
     }
+    if facts:
+        parts["dimensions"] = _hash({path: hashlib.sha256(data).hexdigest() for path, data in facts.items()})
     pipeline = f"{plan.pipeline} {plan.fingerprint}"
     state = plan.versions if service == "process" else {}
     return Desired(

@@ -72,8 +72,11 @@ class Contents:
         return f"{REPOSITORY}/packages-{'-'.join(self.extras)}:{_short(dockerfile, packages.key(self.extra))}"
 
 
-def contents(profile: Profile, pipeline: str, readers: Sequence[str], base: Base) -> Contents:
-    """What the image of a service holds. `readers` are 'module:class' of the sources that it reads.
+def contents(
+    profile: Profile, pipeline: str, readers: Sequence[str], base: Base, facts: Mapping[str, bytes] | None = None
+) -> Contents:
+    """What the image of a service holds. `readers` are 'module:class' of the sources that it reads, `facts` the files of
+    dimensions by their path below the pipeline's folder.
 
     `ConfigError` if a package is not installed here, or the pipeline file imports something that no image has.
     """
@@ -90,7 +93,7 @@ def contents(profile: Profile, pipeline: str, readers: Sequence[str], base: Base
             packages.DISTRIBUTION, version
         ).encode()
     }
-    files = [*_files(modules.in_image(shipped) | about, CODE_DIR), *_files(users, PIPELINE_DIR)]
+    files = [*_files(modules.in_image(shipped) | about, CODE_DIR), *_files(users | dict(facts or {}), PIPELINE_DIR)]
     code = {**modules.in_image(runs), "": profile.module.encode()}
     return Contents(base, extras, common, extra, tuple(files), _digest(code))
 

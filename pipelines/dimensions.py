@@ -59,8 +59,8 @@ def _read(path: Path, dimension: str) -> bytes:
             f"{path}: the file of dimension {dimension!r} cannot be read ({e.strerror}): put it beside the pipeline file"
         ) from e
     raise ConfigError(
-        f"{path}: {size:,} bytes, and a dimension may have {BYTES_MAX:,}: keep only the columns that are used, or make it a topic "
-        "(pipeline.table)"
+        f"{path}: {size:,} bytes, and a dimension may have {BYTES_MAX:,}: keep only the columns that are used, or make it a "
+        "topic (pipeline.table)"
     )
 
 
@@ -125,14 +125,16 @@ class _File:
             )
 
     def _wrong(self, row: int, what: str) -> ConfigError:
-        line = row + 2 if self._is_csv else row + 1  # the header is the first line
-        return ConfigError(f"{self.path}:{line}: {what}")
+        return ConfigError(f"{self.path.parent}/{self._place(row)}: {what}")
+
+    def _place(self, row: int) -> str:
+        return f"{self.path.name}:{row + 2 if self._is_csv else row + 1}"  # the first line of a CSV file is the header
 
     def _keys(self, column: pa.Array) -> list[str]:
         header = self._spec.key
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()
-        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or pa.types.is_integer(column.type)):
+        if not any(fits(column.type) for fits in (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)):
             raise ConfigError(f"{self.path}: column {header!r} is {column.type}: a key is text; write it as text")
         keys: list[Any] = column.cast(pa.string()).to_pylist()
         first: dict[str, int] = {}
@@ -140,8 +142,9 @@ class _File:
             if not key:
                 raise self._wrong(row, f"{header!r} is empty: each row needs a key; fill it in or remove the row")
             if first.setdefault(key, row) != row:
-                other = first[key] + (2 if self._is_csv else 1)
-                raise self._wrong(row, f"{header!r} is {key!r}, as in line {other}: keep one row for each key")
+                raise self._wrong(
+                    row, f"{header!r} is {key!r}, as in {self._place(first[key])}: keep one row for each key"
+                )
         return keys
 
     def _values(self, header: str, column: pa.Array, dtype: str, absent: Any) -> Array:
@@ -164,7 +167,9 @@ class _File:
         try:
             return column.cast(kind)
         except pa.ArrowNotImplementedError as e:
-            raise ConfigError(f"{self.path}: column {header!r} is {column.type}: {expected} is needed; convert it") from e
+            raise ConfigError(
+                f"{self.path}: column {header!r} is {column.type}: {expected} is needed; convert it"
+            ) from e
         except pa.ArrowInvalid:
             for row, value in enumerate(column):  # only now, to say where
                 try:

@@ -222,7 +222,7 @@ class Stream(Generic[S]):
         return Joined(self.flow, step, self.schema, other.schema)
 
     def join_window(self, other: Stream[S2], *, how: Literal["inner", "left"], wait: str = "1m") -> Joined[S, S2]:
-        """Results of equal windows, key by key; both streams must come from the same kind of window. `wait`: see `join_within`."""
+        """Results of equal windows, key by key; the windows of both streams must be the same. `wait`: see `join_within`."""
         resolve_join.check_windows(self._sides("join_window", other, how))
         return self.join_within(other, before="0s", after="0s", how=how, late="0s", wait=wait)
 
@@ -321,8 +321,8 @@ class Pipeline:
     ) -> Table[S]:
         """Facts of each key that change by deploy only: a CSV or Parquet file that lies beside the pipeline file or below it.
 
-        `key` and `columns` (`{Machine.limit: "Limit [A]"}`) are headers that differ from the schema's names. A row that is joined with
-        it waits for nothing; an empty cell takes the `absent` of its column.
+        `key` and `columns` (`{Machine.limit: "Limit [A]"}`) are headers that differ from the schema's names. An empty cell takes
+        the `absent` of its column.
         """
         spec, row = resolve_join.dimension(schema, path, key, columns or {}), schema.measured()
         self.know(schema)

@@ -19,9 +19,10 @@ _OPS: dict[str, Any] = {
     "+": np.add, "-": np.subtract, "*": np.multiply, "/": np.divide, "//": np.floor_divide, "%": np.mod, "**": np.float_power,
     ">": np.greater, ">=": np.greater_equal, "<": np.less, "<=": np.less_equal, "==": np.equal, "!=": np.not_equal,
     "&": np.bitwise_and, "|": np.bitwise_or, "~": np.invert, "neg": np.negative, "abs": np.abs,
-    "sqrt": np.sqrt, "log": np.log, "exp": np.exp, "isnan": np.isnan, "where": lambda which, *of: np.where(which, *(np.asarray(x, "T") if isinstance(x, str) else x for x in of)), "same": np.asarray,
+    "sqrt": np.sqrt, "log": np.log, "exp": np.exp, "isnan": np.isnan, "same": np.asarray,
     "sin": np.sin, "cos": np.cos, "tan": np.tan, "arctan2": np.arctan2, "log10": np.log10, "floor": np.floor, "ceil": np.ceil,
     "round": np.round, "sign": np.sign, "minimum": np.minimum, "maximum": np.maximum, "clip": np.clip,
+    "where": lambda which, *of: np.where(which, *(np.asarray(x, "T") if isinstance(x, str) else x for x in of)),
     "isin": lambda of, *values: np.isin(of, np.array(values, of.dtype)),
     "fill": lambda of, value: np.where(np.isnan(of), value, of), "unit": lambda of, text: of,
 }  # fmt: skip

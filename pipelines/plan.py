@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,7 @@ from pipelines.versions import Version
 from pipelines.windows import Over
 
 SOURCES = ("source", "table")
+WITHOUT_ROWS = ("window", "changes", "dedupe", "union", "source", "table")  # steps whose state holds no columns but their own
 STATELESS = ("where", "select", "apply", "unpivot", "final", "late", "lookup", "dimension", "result")
 
 
@@ -184,8 +185,10 @@ class Plan:
         """Fingerprint and text of each stateful step. Filters, selections and sinks behind the last of them do not matter."""
         lineage: dict[str, str] = {}
         found: dict[str, Version] = {}
+        pruned = self.pruned(self.outputs).by_name
         for s in self.steps:
-            text = repr((s.kind, _meaning(s), [lineage[up] for up in s.ups]))
+            kept = [] if s.kind in (*WITHOUT_ROWS, *STATELESS) else [pruned[up].scope for up in s.ups]
+            text = repr((s.kind, _meaning(s), [lineage[up] for up in s.ups], kept))
             lineage[s.name] = hashlib.sha256(text.encode()).hexdigest()[:16]
             if s.kind not in (*SOURCES, *STATELESS):
                 found[s.name] = lineage[s.name], str(s.spec)
@@ -196,6 +199,21 @@ class Plan:
         """16 hex digits that change with anything that changes what is in the state."""
         text = repr((sorted(self.sources), sorted((name, version[0]) for name, version in self.versions.items())))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def pruned(self, observe: Collection[str]) -> Plan:
+        """The same plan without the columns that neither a step reads nor a row of the steps `observe` holds."""
+        needed = {f.qualified for name in observe for f in self.by_name[name].row.fields}
+        for step in self.steps:
+            if step.kind not in (*SOURCES, "dimension"):
+                needed |= {name for expr in _expressions(step.spec) for name in _names_in(expr)}
+        steps = (replace(s, scope=tuple(f for f in s.scope if f.qualified in needed)) for s in self.steps)
+        return replace(self, steps=tuple(steps))
+
+    @cached_property
+    def needed(self) -> dict[str, frozenset[str]]:
+        """Columns of each stream, by qualified name, that must be decoded."""
+        steps = self.pruned(self.outputs).steps
+        return {s.spec.stream: frozenset(f.qualified for f in s.scope) for s in steps if s.kind in SOURCES}
 
     def mermaid(self) -> str:
         """The graph as a Mermaid flow chart."""
@@ -209,6 +227,27 @@ class Plan:
             text = "<br/>".join(f"{k}={v}" for k, v in sink.describe().items())
             lines += [f'  k{i}[("<b>{sink.kind}</b><br/>{text}")]', f"  {ids[step]} --> k{i}"]
         return "\n".join(lines)
+
+
+def _expressions(spec: object) -> Iterator[Expr[Any]]:
+    """Every expression in what a step is told."""
+    if isinstance(spec, Expr):
+        yield spec
+    elif isinstance(spec, tuple | list):
+        for part in spec:
+            yield from _expressions(part)
+    elif is_dataclass(spec):
+        for f in fields(spec):
+            yield from _expressions(getattr(spec, f.name))
+
+
+def _names_in(expr: Expr[Any]) -> Iterator[str]:
+    """The columns that it may read, by qualified name."""
+    if expr.qualified:
+        yield expr.qualified
+    for part in (*expr.args, *(expr.columns if isinstance(expr, Agg) else ())):
+        if isinstance(part, Expr):
+            yield from _names_in(part)
 
 
 def _meaning(step: Step) -> str:

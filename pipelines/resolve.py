@@ -15,7 +15,7 @@ from pipelines.schema import TEXT, Agg, Col, Field, Schema
 from pipelines.windows import Count, Over, Window
 
 MARKS = ("revision", "final")  # columns of windows with early results
-_AS_THEY_COME = ("where", "select", "apply", "result")  # steps that look at each row by itself
+_AS_THEY_COME = ("where", "select", "apply", "lookup", "result")  # steps that look at each row by itself
 _DTYPES = {"float64": "float64", "float32": "float32", "int64": "int64", "bool": "bool", "StringDType()": TEXT}
 
 

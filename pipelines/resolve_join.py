@@ -34,8 +34,8 @@ class Sides:
             raise PlanError(f"{self.call}, how={self.how!r}: how is 'inner' or 'left'")
         if self.left.row.key != self.right.row.key:
             raise PlanError(
-                f"{self.call}: its key is {self.right.row.key!r}, the key of {self.left.name} is {self.left.row.key!r}; rows meet "
-                "by key, and both sides must call it the same"
+                f"{self.call}: its key is {self.right.row.key!r}, the key of {self.left.name} is {self.left.row.key!r}; rows "
+                "meet by key, and both sides must call it the same"
             )
 
     def right_fields(self, schema: type[Schema]) -> tuple[tuple[Field, ...], Fill]:
@@ -115,8 +115,8 @@ def check_windows(sides: Sides) -> None:
     left, right = _window(sides, sides.left), _window(sides, sides.right)
     if replace(left, late=0, early=0, idle=0) != replace(right, late=0, early=0, idle=0):
         raise PlanError(
-            f"{sides.call}: the windows differ: {sides.left.name} has {left}; {sides.right.name} has {right}. Make them the same, "
-            "or take the newest of the other:  .join(other.latest(), …)"
+            f"{sides.call}: the windows differ: {sides.left.name} has {left}; {sides.right.name} has {right}. Make them the "
+            "same, or take the newest of the other:  .join(other.latest(), …)"
         )
 
 

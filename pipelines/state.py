@@ -27,22 +27,22 @@ class KeyIndex:
         self._names: list[str] = []
         self._array = pa.array([], pa.string())
         self._bytes = 0
-        self._recent: dict[str, tuple[pa.StringArray, Codes]] = {}
+        self._recent: dict[str, tuple[pa.StringArray, Codes | None]] = {}
 
     def __len__(self) -> int:
         return len(self._names)
 
-    def slots(self, names: pa.StringArray, source: str) -> Codes:
-        """Slot of each name. The newest dictionary of each source is remembered: most frames repeat it."""
+    def slots(self, codes: Codes, names: pa.StringArray, source: str) -> Codes:
+        """Slot of each row. The newest dictionary of each source is remembered: most frames repeat it."""
         known = self._recent.get(source)
-        if known is not None and known[0].equals(names):
-            return known[1]
-        slots = np.fromiter(map(self._slot, names.to_pylist()), np.int32, len(names))
-        self._recent.pop(source, None)
-        self._recent[source] = (names, slots)
-        if len(self._recent) > DICTIONARIES_MAX:
-            del self._recent[next(iter(self._recent))]
-        return slots
+        if known is None or not known[0].equals(names):
+            slots = np.fromiter(map(self._slot, names.to_pylist()), np.int32, len(names))
+            same = bool((slots == np.arange(len(slots))).all())  # as from the first collector: nothing to look up
+            self._recent.pop(source, None)
+            known = self._recent[source] = (names, None if same else slots)
+            if len(self._recent) > DICTIONARIES_MAX:
+                del self._recent[next(iter(self._recent))]
+        return codes if known[1] is None else known[1][codes]
 
     def _slot(self, name: str) -> int:
         slot = self._slots.get(name)

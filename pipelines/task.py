@@ -59,7 +59,9 @@ class Task:
         env = Env(self._keys.__len__, state_bytes_max, lambda: self._keys.names, dimensions or {})
         self._streams = {s.spec.stream for s in plan.steps if s.kind == "source"}  # those that may be waited for
         kinds = (*SOURCES, "late", "dimension")
-        self._operators = {s.name: build(s, plan, env) for s in plan.steps if s.kind not in kinds}
+        pruned = plan.pruned(self._observe)
+        self._steps = pruned.steps
+        self._operators = {s.name: build(s, pruned, env) for s in self._steps if s.kind not in kinds}
         self._by_frame = any(o.by_frame for o in self._operators.values())
         waits: list[int] = [w for o in self._operators.values() if (w := getattr(o, "wait", None))]
         self._lead = min(waits) // LEAD_SHARE if waits else None
@@ -79,7 +81,7 @@ class Task:
         """Run every step once, over as many of the waiting frames as may be computed together."""
         flows: dict[str, Flow] = {}
         upto = self._upto(waiting)
-        for step in self.plan.steps:
+        for step in self._steps:
             if step.kind in SOURCES:
                 frames = waiting.get(step.spec.stream, deque())
                 flows[step.name] = self._source(step, frames, TIME_MAX if step.kind == "table" else upto)
@@ -104,8 +106,8 @@ class Task:
         while waiting and rows < PASS_ROWS and waiting[0].info.watermark <= upto:
             frame = waiting.popleft()
             if len(frame.batch):
-                slots = self._keys.slots(frame.batch.names, frame.info.source)
-                batches.append(Batch(NO_NAMES, slots[frame.batch.codes], frame.batch.time, frame.batch.columns))
+                slots = self._keys.slots(frame.batch.codes, frame.batch.names, frame.info.source)
+                batches.append(Batch(NO_NAMES, slots, frame.batch.time, frame.batch.columns))
                 seen.append(tracker.current)
                 rows += len(frame.batch)
             watermark = tracker.advance(frame.info.source, frame.info.watermark)

@@ -5,7 +5,7 @@ A frame with no rows is a heartbeat: it only moves the watermark.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,34 +89,46 @@ def _timestamps(ns: Array) -> pa.Array:
     return pa.Array.from_buffers(_TIMESTAMP, len(ns), [None, pa.py_buffer(np.ascontiguousarray(ns, dtype=np.int64))])
 
 
-def decode(value: bytes, row: Row) -> Batch:
-    """The batch of a frame, its columns zero-copy where Arrow allows; `BadData` if it is not a frame of `row`."""
+def decode(value: bytes, row: Row, only: Container[str] | None = None) -> Batch:
+    """The batch of a frame, its columns zero-copy where Arrow allows; `BadData` if it is not a frame of `row`.
+
+    Of the columns those in `only` (qualified names); the others are not looked at, be they damaged.
+    """
     try:
         with pa.ipc.open_stream(value) as reader:
             got = reader.read_next_batch()
             if reader.read_all().num_rows:
                 raise BadData("a frame is one record batch, this has several", reason="not_arrow")
-        got.validate(full=True)  # a frame may come from anybody: offsets that point outside would end the process
-        for column in got.columns:
-            if pa.types.is_dictionary(column.type):
-                column.dictionary.validate(full=True)
         same = got.schema.equals(row.arrow, check_metadata=True) or _layout(got.schema) == _layout(row.arrow)
     except (pa.ArrowException, OSError, StopIteration, ValueError, OverflowError) as e:
         raise BadData(f"not an Arrow stream: {e}", reason="not_arrow") from e
     if not same:
         raise BadData(_difference(got.schema, row), reason="schema")
-    keys = got.column(0)
-    if nulls := [f.name for f, c in zip(got.schema, got.columns, strict=True) if _has_nulls(c)]:
-        raise BadData(f"a frame of {row.name} may have no nulls, but {', '.join(nulls)} has", reason="null")
-    codes = keys.indices.to_numpy()
     at = 2 + row.windowed
-    columns = {f.qualified: _numpy(got.column(at + i)) for i, f in enumerate(row.fields)}
+    fields = [(at + i, f.qualified) for i, f in enumerate(row.fields) if only is None or f.qualified in only]
+    _validate(got, [*range(at), *(i for i, _ in fields)], row)
+    keys = got.column(0)
+    codes = keys.indices.to_numpy()
+    columns = {name: _numpy(got.column(i)) for i, name in fields}
     if row.windowed:
         columns[WINDOW_START] = _integers(got.column(2))
     time = _integers(got.column(1))
     if len(time) and not (time.min() >= -TIME_NS_MAX and time.max() <= TIME_NS_MAX):
         raise BadData(f"a frame of {row.name} has a time that is none", reason="time")
     return Batch(keys.dictionary, codes, time, columns)
+
+
+def _validate(got: pa.RecordBatch, used: Sequence[int], row: Row) -> None:
+    """A frame may come from anybody: offsets that point outside would end the process."""
+    try:
+        for i in used:
+            got.column(i).validate(full=True)
+            if pa.types.is_dictionary(got.column(i).type):
+                got.column(i).dictionary.validate(full=True)
+    except pa.ArrowException as e:
+        raise BadData(f"not an Arrow stream: {e}", reason="not_arrow") from e
+    if nulls := [got.schema.field(i).name for i in used if _has_nulls(got.column(i))]:
+        raise BadData(f"a frame of {row.name} may have no nulls, but {', '.join(nulls)} has", reason="null")
 
 
 def _has_nulls(column: pa.Array) -> bool:

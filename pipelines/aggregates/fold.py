@@ -87,15 +87,13 @@ class Fold:
     def _update_group(
         self, group: str, rows: Ints, slots: Array, at: Ints, values: tuple[Array, ...], times: Ints
     ) -> None:
-        floats = self._floats[group]
-        if floats:
-            # the least is NaN if any is
-            if any(v.dtype.kind == "f" and np.isnan(v.min(initial=np.inf)) for v in values):
-                gone = np.any([np.isnan(v) for v in values if v.dtype.kind == "f"], axis=0)
-                np.add.at(self.cells.flat(f"missing:{group}"), at[gone], 1)
-                there = ~gone
-                rows, slots, at, times = rows[there], slots[there], at[there], times[there]
-                values = tuple(v[there] for v in values)
+        floats = [v for v in values if v.dtype.kind == "f"]
+        if any(np.isnan(v.min(initial=np.inf)) for v in floats):  # the least is NaN if any is
+            gone = np.any([np.isnan(v) for v in floats], axis=0)
+            np.add.at(self.cells.flat(f"missing:{group}"), at[gone], 1)
+            there = ~gone
+            rows, slots, at, times = rows[there], slots[there], at[there], times[there]
+            values = tuple(v[there] for v in values)
         added = Rows(at, values, times)
         for name, (of, part) in self._parts.items():
             if of == group:

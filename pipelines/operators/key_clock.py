@@ -36,7 +36,7 @@ class KeyClockOperator(WindowOperator):
     def process(self, *inputs: Flow) -> Flow:
         """Add rows, close windows of the keys that have gone on or are silent."""
         (flow,) = inputs
-        self.slices.fold.cells.reserve(self._keys())
+        self._reserve()
         self._grow()
         late = np.zeros(len(flow.batch), bool)
         if flow.watermark != TIME_MAX:

@@ -68,11 +68,16 @@ class WindowOperator(Late):
     def process(self, *inputs: Flow) -> Flow:
         """Add rows, close windows. Rows all of whose windows are closed become `late`."""
         (flow,) = inputs
-        self.slices.fold.cells.reserve(self._keys())
+        self._reserve()
         flow, index = self._split_late(flow)
         emitted = [batch for part in self._parts(flow, index) for batch in self._step(part)]
         emitted += self._early(flow.watermark)
         return Flow(self._output.joined(emitted), self.window.out_watermark(flow.watermark))
+
+    def _reserve(self) -> None:
+        self.slices.fold.cells.reserve(self._keys())
+        if self.window.early:
+            self._shown.cells.reserve(self._keys())
 
     def _split_late(self, flow: Flow) -> tuple[Flow, Times]:
         """The rows that are in time and the numbers of their slices."""
@@ -145,7 +150,6 @@ class WindowOperator(Late):
         before, self._tick = self._tick, max(self._tick, watermark // self.window.early)
         if before in (TIME_MIN, self._tick):
             return []
-        self._shown.cells.reserve(self._keys())
         return self._emit(self._open_ends(), final=False)
 
     def _open_ends(self) -> Times:

@@ -105,8 +105,9 @@ def check_plan(
         return any(v.what == "keep" for v in verdicts)
     why = f" ({'; '.join(lost)})" if lost else ""
     raise StateError(
-        f"{where} holds the state of version {checkpoint.plan} of the pipeline, this is version {fingerprint}{why}: deploy the old "
-        f'version again, or set the option `discard_state` = "{checkpoint.plan}" to go on where it stopped with empty windows'
+        f"{where} holds the state of version {checkpoint.plan} of the pipeline, this is version {fingerprint}{why}: deploy "
+        f'the old version again, or set the option `discard_state` = "{checkpoint.plan}" to go on where it stopped with '
+        "empty windows"
     )
 
 

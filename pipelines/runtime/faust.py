@@ -7,10 +7,12 @@ whatever processing guarantee the app has; more workers of the app share its par
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from mode import Service
 
+from pipelines import dimensions
 from pipelines.dsl import Pipeline
 from pipelines.runtime import kafka
 from pipelines.runtime.job import Job
@@ -27,16 +29,19 @@ def mount(
     partitions: int = 4,
     state_bytes_max: int = STATE_BYTES_MAX,
     discard_state: str = "",
+    folder: str = ".",
 ) -> Health:
     """Let a `faust.App` host a pipeline; what it says of its health. Topics that are missing are created.
 
+    The files of its dimensions are found from `folder`.
     An error that is for good, such as `StateError`, crashes the app's worker as an error in an agent's start would.
     """
     plan, health = pipeline.plan(), Health(dict.fromkeys(CONDITIONS, False))
+    facts = dimensions.load(plan, Path(folder))
 
     class Hosted(Service):
         async def on_start(self) -> None:
-            job = Job(plan, site, _brokers(app), state_bytes_max, discard_state)
+            job = Job(plan, site, _brokers(app), state_bytes_max, discard_state, facts)
             await kafka.ensure(job.brokers, plan.topics(site, partitions))
             self._drain = asyncio.Event()
             self._running = asyncio.create_task(self._run(job))

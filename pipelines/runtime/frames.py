@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,12 +50,17 @@ class Out:
     headers: Headers
 
 
-def read(records: Iterable[Received], row: Row) -> tuple[list[Frame], list[DeadLetter]]:
-    """The frames of some records of one stream, in order; what is not a frame of `row` becomes a dead letter."""
+def read(
+    records: Iterable[Received], row: Row, only: Container[str] | None = None
+) -> tuple[list[Frame], list[DeadLetter]]:
+    """The frames of some records of one stream, in order; what is not a frame of `row` becomes a dead letter.
+
+    `only`: the columns to decode.
+    """
     frames, dead = [], []
     for r in records:
         try:
-            frames.append(Frame(FrameInfo.of(r.headers), decode(r.value or b"", row)))
+            frames.append(Frame(FrameInfo.of(r.headers), decode(r.value or b"", row, only)))
         except BadData as e:
             origin = f"{r.topic}[{r.partition}]@{r.offset}"
             dead.append(DeadLetter((r.value or b"")[:DEAD_BYTES_MAX], e.reason, str(e), origin))
@@ -67,11 +72,16 @@ def write(emitted: Emitted, plan: Plan, site: str, partition: int) -> list[Out]:
     row, batch = plan.by_name[emitted.step].row, emitted.batch
     rows_max = max(1, FRAME_BYTES_MAX // (16 + 8 * (row.windowed + len(row.fields))))
     outs = []
-    for at in range(0, len(batch), rows_max):
-        part = batch if len(batch) <= rows_max else batch.take(slice(at, at + rows_max))
-        watermark = emitted.watermark if at + rows_max >= len(batch) else TIME_MIN
-        info = FrameInfo(plan.pipeline, watermark, len(part), row.fingerprint)
-        outs.append(Out(plan.topic(site, emitted.step), partition, encode(part, row), info.headers()))
+    parts = [batch.take(slice(at, at + rows_max)) for at in range(0, len(batch), rows_max)]
+    while parts:
+        part = parts.pop(0)
+        value = encode(part, row)
+        if len(value) > 2 * FRAME_BYTES_MAX and len(part) > 1:  # long texts
+            half = len(part) // 2
+            parts[:0] = [part.take(slice(0, half)), part.take(slice(half, None))]
+            continue
+        info = FrameInfo(plan.pipeline, TIME_MIN if parts else emitted.watermark, len(part), row.fingerprint)
+        outs.append(Out(plan.topic(site, emitted.step), partition, value, info.headers()))
     return outs
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from pipelines import topics
+from pipelines.batch import Batch
 from pipelines.plan import SOURCES, Plan
 from pipelines.runtime.kafka import Place
 from pipelines.schema import Row
@@ -21,6 +23,7 @@ class Job:
     brokers: str
     state_bytes_max: int = STATE_BYTES_MAX  # of one partition number
     discard_state: str = ""  # fingerprint of the version of the plan whose state may be dropped
+    dimensions: Mapping[str, Batch] = field(default_factory=dict)  # content of each, by step
 
     @cached_property
     def streams(self) -> dict[str, str]:
@@ -32,6 +35,11 @@ class Job:
         """What the frames of each input topic are."""
         by_stream = {s.spec.stream: s.row for s in self.plan.steps if s.kind in SOURCES}
         return {topic: by_stream[stream] for topic, stream in self.streams.items()}
+
+    @cached_property
+    def needed(self) -> dict[str, frozenset[str]]:
+        """Columns of each input topic that are decoded."""
+        return {topic: self.plan.needed[stream] for topic, stream in self.streams.items()}
 
     @property
     def group(self) -> str:
@@ -52,4 +60,4 @@ class Job:
 
     def task(self) -> Task:
         """A new task."""
-        return Task(self.plan, state_bytes_max=self.state_bytes_max)
+        return Task(self.plan, state_bytes_max=self.state_bytes_max, dimensions=self.dimensions)

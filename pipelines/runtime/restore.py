@@ -119,7 +119,8 @@ async def _replay(job: Job, partition: int, consumer: kafka.Client, restored: Re
     for boundary in cp.boundaries(newest):
         records = await reader.upto({places[t]: o for t, o in boundary.items()})
         restored.task.process({
-            stream: frames.read(records[places[topic]], job.rows[topic])[0] for topic, stream in job.streams.items() if topic in places
+            stream: frames.read(records[places[topic]], job.rows[topic], job.needed[topic])[0]
+            for topic, stream in job.streams.items() if topic in places
         })  # fmt: skip
         sizes = [len(r.value or b"") for several in records.values() for r in several]
         restored.replay_cost += cp.replay_cost(len(sizes), sum(sizes))

@@ -80,7 +80,9 @@ class Session:
         start = self._clock.monotonic_s()
         inputs = {}
         for topic, records in batch.items():
-            inputs[self._job.streams[topic]], dead = frames.read(records, self._job.rows[topic])
+            inputs[self._job.streams[topic]], dead = frames.read(
+                records, self._job.rows[topic], self._job.needed[topic]
+            )
             self._pending.dead += dead
             self._cost += cp.replay_cost(len(records), sum(len(r.value or b"") for r in records))
         self._pending.emitted += self.task.process(inputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from pipelines import metrics
+from pipelines import dimensions, metrics
 from pipelines.errors import ConfigError
 from pipelines.load import load
 from pipelines.runtime import kafka
@@ -29,12 +29,13 @@ async def main(settings: Settings, health: Health, stop: asyncio.Event) -> None:
 
 
 def job_of(settings: Settings) -> Job:
-    """What the settings ask for; `ConfigError` or `PlanError` if they or the pipeline file are wrong."""
+    """What the settings ask for; `ConfigError` or `PlanError` if they, the pipeline file or a dimension's are wrong."""
     limit = settings.options.get("state_bytes_max", str(STATE_BYTES_MAX))
     if not limit.isdecimal():
         raise ConfigError(f"option state_bytes_max = {limit!r}: write a number of bytes, such as {STATE_BYTES_MAX}")
     plan = load(settings.pipeline).plan()
-    return Job(plan, settings.site, settings.brokers, int(limit), settings.options.get("discard_state", ""))
+    facts = dimensions.load(plan, dimensions.folder_of(settings.pipeline))
+    return Job(plan, settings.site, settings.brokers, int(limit), settings.options.get("discard_state", ""), facts)
 
 
 if __name__ == "__main__":

@@ -104,7 +104,8 @@ def found(service: str = "process", revision: int = 1, **changes: Any) -> Contai
 
 def as_found(d: Desired, revision: int = 1, **changes: Any) -> Container:
     """The container that a desired service becomes."""
-    same = {"fingerprint": d.fingerprint, "pipeline": d.pipeline, "parts": d.parts, "settings": d.settings_shown, "versions": d.state}
+    same = {"fingerprint": d.fingerprint, "pipeline": d.pipeline, "parts": d.parts, "versions": d.state}
+    same["settings"] = d.settings_shown
     return found(d.service, revision, **{**same, **changes})
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from containers.desired import check, identity
+from containers.desired import Desired, check, desired, identity
 from containers.profiles import CONFIG_DIR, UID
+from containers.site import load_site
 from pipelines.errors import ConfigError
-from tests.containers.kit import SITE, site_of, wanted, with_environment
+from pipelines.load import load
+from tests.containers.kit import BASE, SITE, site_of, wanted, with_environment, write_site
 
 ALL = {"collect", "process", "upload", "control"}
 
@@ -70,6 +72,36 @@ def test_another_store_replaces_upload_alone(tmp_path: Path) -> None:
 def test_the_reason_of_a_change_is_told_by_part(tmp_path: Path) -> None:
     before, after = wanted(tmp_path)["process"].parts, wanted(tmp_path, window="2s")["process"].parts
     assert {name for name in before if before[name] != after[name]} == {"pipeline"}
+
+
+FACTS = """
+class Machine(Schema):
+    device = Key[str]()
+    limit = Col[float]()
+
+
+second.join(tiny.dimension(Machine, "facts/machines.csv"), how="inner").where(Second.mean > Machine.limit)
+"""
+
+
+def test_a_dimension_travels_with_process_and_replaces_it_alone_when_it_changes(tmp_path: Path) -> None:
+    def with_facts(text: str) -> dict[str, Desired]:
+        (tmp_path / "facts").mkdir(exist_ok=True)
+        (tmp_path / "facts/machines.csv").write_text(text)
+        write_site(tmp_path)
+        with (tmp_path / "tiny.py").open("a") as file:
+            file.write(FACTS)
+        site = load_site(tmp_path / "site.toml")
+        return {d.service: d for d in desired(site, load(site.pipeline).plan(), BASE)}
+
+    before, after = with_facts("device,limit\na,1\n"), with_facts("device,limit\na,2\n")
+    assert {s for s in before if before[s].fingerprint != after[s].fingerprint} == {"process"}
+    old, new = before["process"].parts, after["process"].parts
+    assert {name for name in old if old[name] != new[name]} == {"dimensions"}
+    path = "opt/sitestream/pipeline/facts/machines.csv"
+    assert [s for s, d in after.items() if path in [f.path for f in d.contents.files]] == ["process"]
+    with pytest.raises(ConfigError, match=r"facts/machines.csv:2: 'limit' is 'much': a number is needed"):
+        with_facts("device,limit\na,much\n")
 
 
 def test_a_new_secret_replaces_those_who_have_it(tmp_path: Path) -> None:

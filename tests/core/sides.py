@@ -78,7 +78,7 @@ def calls(wires: dict[str, list[Frame]], data: st.DataObject) -> Iterator[dict[s
 
 
 def run(plan: Plan, given: Iterator[dict[str, list[Frame]]], *, restart: bool) -> dict[str, list[tuple[Any, ...]]]:
-    """Rows of each step in order of emission: key, time, columns by name. No row is older than a watermark given out before it."""
+    """Rows of each step in order of emission: key, time, columns by name; NaN is None."""
     task = Task(plan)
     out: dict[str, list[tuple[Any, ...]]] = {step: [] for step in plan.outputs}
     for call in given:
@@ -89,4 +89,3 @@ def run(plan: Plan, given: Iterator[dict[str, list[Frame]]], *, restart: bool) -
             saved, task = task.snapshot(), Task(plan)
             task.restore(saved)
     return {step: [tuple(None if v != v else v for v in row) for row in found] for step, found in out.items()}
-

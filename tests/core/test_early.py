@@ -14,6 +14,7 @@ from pipelines.batch import WINDOW_START, Batch
 from pipelines.task import Task
 from pipelines.testing import run
 from pipelines.windows import Window
+from pipelines.wire import decode, encode
 from tests.core import reference
 from tests.core.grouping import SECOND, assert_grouping_changes_no_bit, batch, frame, frames
 from tests.core.programs import Feed, Reading, Shelf
@@ -94,3 +95,20 @@ def test_windows_that_changed_are_told_when_the_watermark_passes_a_multiple() ->
     assert told(37, "b") == [("b", 2, 1, False)]
     assert told(60) == [("a", 2, 1, True), ("b", 2, 2, True)]
     assert told(99) == []
+
+
+def test_there_may_be_many_keys_before_the_first_early_result() -> None:
+    task = Task(program(tumbling("1m", late="0s", early="10s"))[0].plan())
+    many = [reference.Reading(f"d{i}", SECOND, 0.0, 1) for i in range(100)]
+    (out,) = task.process({"reading": [frame(many, SECOND), frame([], 60 * SECOND)]})
+    assert out.batch.columns["Live.revision"].tolist() == [0] * 100
+
+
+def test_marks_travel_as_columns() -> None:
+    p, readings, live = program(tumbling("1m", late="0s", early="10s"))
+    out = run(p, {readings: [batch([reference.Reading("a", t * SECOND, 0.0, 1)]) for t in (1, 11, 61)]})[live]
+    row = p.plan().by_name[live.step].row
+    again = decode(encode(out, row), row)
+    columns = ("Live.n", "Live.revision", "Live.final")
+    assert rows(again, *columns) == rows(out, *columns)
+    assert rows(again, *columns)[:2] == [("a", 0, 2, 0, False), ("a", 0, 2, 1, True)]

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import Any, Literal
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import Col, Key, Pipeline, Schema, agg, tumbling
+from pipelines import Col, Key, Pipeline, Schema, Table, agg, calendar, tumbling
 from pipelines.batch import Batch
 from pipelines.task import Task
 from pipelines.testing import run
 from pipelines.wire import Frame, FrameInfo
+from tests.core import sides
 from tests.core.programs import Feed, Shelf
+from tests.core.sides import SECOND, Load, Temp
 
-
-class Temp(Schema):
-    device = Key[str]()
-    t = Col[float]("degC")
-
-
-class Load(Schema):
-    device = Key[str]()
-    load = Col[float]("kW")
-    on = Col[bool]("", absent=False)
+How = Literal["inner", "left"]
 
 
 class Both(Schema):
@@ -36,12 +30,20 @@ class Warm(Schema):
     t = agg.mean(Temp.t)
 
 
+class Mean(Schema):
+    t = agg.mean(Warm.t)
+
+
+class Peak(Schema):
+    device = Key[str]()
+    peak = Col[float]()
+
+
 class Both2(Schema):
     t = Warm.t
     load = Load.load
 
 
-SECOND = 10**9
 rows = st.lists(
     st.tuples(st.sampled_from("ab"), st.integers(0, 20).map(lambda s: s * SECOND), st.integers(0, 99)), max_size=20
 )
@@ -86,6 +88,68 @@ def test_each_row_sees_the_newest_version_strictly_before_it(
     got = out[inner]
     found3 = zip(got.keys, got.time.tolist(), got[Both.t].tolist(), got[Both.load].tolist(), strict=True)
     assert sorted(found3) == sorted((d, at, t, v) for d, at, t, v in want if v is not None)
+
+
+def two_topics(how: How, tolerance: str | None) -> Pipeline:
+    program = Pipeline("join")
+    temp, load = program.read(Feed(Temp, "temp")), program.read(Feed(Load, "load"))
+    temp.join(load.latest(), how=how, wait="1000h", tolerance=tolerance).select(Both).to(Shelf())
+    return program
+
+
+@given(
+    left=sides.frames, right=sides.frames, how=st.sampled_from(["inner", "left"]), tolerance=st.sampled_from([None, 0, 1, 4]),
+    restart=st.booleans(), data=st.data(),
+)  # fmt: skip
+@settings(max_examples=80, deadline=None)
+def test_what_a_row_sees_depends_on_neither_order_nor_grouping_nor_restarts(
+    left: Any, right: Any, how: How, tolerance: int | None, restart: bool, data: st.DataObject
+) -> None:
+    """A version counts from its time on, a late one from the watermark that it was late for; a late row in its turn, too."""
+    program = two_topics(how, None if tolerance is None else f"{tolerance}s")
+    (temp, lefts), (load, rights) = sides.wired(left, Temp), sides.wired(right, Load)
+    out = sides.run(program.plan(), sides.calls({"temp": temp, "load": load}, data), restart=restart)
+    want: list[tuple[Any, ...]] = []
+    for row in sorted(lefts, key=lambda r: max(r.time, r.seen)):
+        there = [v for v in rights if v.device == row.device and max(v.time, v.seen) < max(row.time, row.seen)]
+        newest = max(enumerate(there), key=lambda v: (v[1].time, v[0]), default=(0, None))[1]
+        oldest = row.time - (1000 if tolerance is None else tolerance) * SECOND
+        found = newest if newest is not None and oldest <= newest.time < row.time else None
+        if found or how == "left":
+            want.append(
+                (row.device, row.time, float(found.value) if found else None, found is not None, float(row.value))
+            )
+    # columns by name: Both.load, Both.on, Both.t, Load.load, Load.on, Temp.t
+    assert [row[:5] for row in out["both"]] == want
+
+
+def test_a_version_older_than_the_tolerance_is_as_if_there_were_none() -> None:
+    program = Pipeline("join")
+    temp, load = program.read(Feed(Temp, "temp")), program.read(Feed(Load, "load"))
+    both = temp.join(load.latest(), how="left", tolerance="5s")
+    out = run(program, {temp: temps([("a", s * SECOND, s) for s in (6, 7)]), load: loads([("a", SECOND, 9)])})[both]
+    assert repr(out[Load.load].tolist()) == "[9.0, nan]"
+
+
+def test_a_windowed_stream_waits_a_window_longer_for_another_source() -> None:
+    program = Pipeline("join")
+    warm = program.read(Feed(Temp, "temp")).window(tumbling("1m", late="0s"), Warm)
+    slow = warm.join(program.read(Feed(Load, "load")).latest(), how="left", wait="10s")
+    assert "wait 70s" in program.steps[slow.step].describe()
+    monthly = warm.window(calendar("month", tz="UTC", late="0s"), Mean)
+    slow = monthly.join(program.table(Feed(Peak, "peak")), how="left")
+    assert "wait 0s" in program.steps[slow.step].describe()
+    slow = monthly.join(Table(program, "load", Load), how="left", wait="1d")
+    assert "wait 36d" in program.steps[slow.step].describe()
+
+
+def test_early_facts_about_the_future_of_a_table_hide_no_others() -> None:
+    """A table that is not waited for has no late rows, whatever its watermark."""
+    task, _ = waiting(table=True)
+    task.process({"load": [frame(loads([("b", 900 * SECOND, 1)]))]})
+    task.process({"load": [frame(loads([("a", 3 * SECOND, 7)]))]})
+    (emitted,) = task.process({"temp": [frame(temps([("a", 5 * SECOND, 1)]))]})
+    assert emitted.batch[Both.load].tolist() == [7.0]
 
 
 def waiting(table: bool) -> tuple[Task, str]:

@@ -233,9 +233,7 @@ def test_resample(how: Any, groups: list[list[Row]]) -> None:
             if not before:
                 continue
             a = before[-1]
-            if how == "previous" and point - a.time <= 4 * SECOND:
-                want.append((device, point, a.x, a.k))
-            elif how == "linear" and a.time == point:
+            if a.time == point or (how == "previous" and point - a.time <= 4 * SECOND):
                 want.append((device, point, a.x, a.k))
             elif how == "linear" and after and after[0].time - a.time <= 4 * SECOND:
                 b = after[0]

@@ -51,7 +51,8 @@ def test_a_plan_says_what_becomes_of_each_state() -> None:
     assert verdicts(plan(), plan(hour=True)) == ["keep minute: unchanged", "migrate hour: new; begins empty"]
     assert verdicts(plan(hour=True), plan()) == ["keep minute: unchanged", "reset hour: it is gone, and its state with it"]
     (changed,) = verdicts(plan(), plan("5m"))
-    assert changed.startswith("reset minute: tumbling 1m") and " became tumbling 5m" in changed
+    assert changed.startswith("reset minute: tumbling 1m")
+    assert " became tumbling 5m" in changed
     assert verdicts(plan(), plan(above=3.0)) == ["reset minute: what flows into it has changed"]
     assert verdicts(plan(usual=True), plan("5m", usual=True))[1] == "reset usual: what flows into it has changed"
 

@@ -20,7 +20,11 @@ from tests.core.programs import Feed, Reading, Shelf
 from tests.core.sides import SECOND, Given, Load, Temp
 
 How = Literal["inner", "left"]
-WINDOWS = [tumbling("5s", late="1s"), hopping("6s", every="2s", late="0s"), calendar("day", tz="Europe/Berlin", late="0s")]
+WINDOWS = [
+    tumbling("5s", late="1s"),
+    hopping("6s", every="2s", late="0s"),
+    calendar("day", tz="Europe/Berlin", late="0s"),
+]
 
 
 class Warm(Schema):
@@ -50,18 +54,22 @@ def joined(left: Over, right: Over, how: How, wait: str = "1000h") -> tuple[Pipe
 
 
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
-@given(left=sides.frames, right=sides.frames, how=st.sampled_from(["inner", "left"]), restart=st.booleans(), data=st.data())
+@given(
+    left=sides.frames, right=sides.frames, how=st.sampled_from(["inner", "left"]), restart=st.booleans(), data=st.data()
+)
 @settings(max_examples=40, deadline=None)
-def test_equal_windows_meet(window: Window, left: Any, right: Any, how: How, restart: bool, data: st.DataObject) -> None:
+def test_equal_windows_meet(
+    window: Window, left: Any, right: Any, how: How, restart: bool, data: st.DataObject
+) -> None:
     program, _ = joined(window, window, how)
     wires = {"temp": sides.wired(left, Temp)[0], "load": sides.wired(right, Load)[0]}
     out = sides.run(program.plan(), sides.calls(wires, data), restart=restart)
-    used = {(key, start): (n, most) for key, _, n, most, start in out["used"]}
+    used = {(key, start): (n, most) for key, _, most, n, start in out["used"]}
     want = [(key, start, *used.get((key, start), (0, None)), mean) for key, _, mean, start in out["warm"]]
     if how == "inner":
         want = [row for row in want if (row[0], row[1]) in used]
     # columns by name: Both.mean, Both.most, Both.n, Used.most, Used.n, Warm.mean, window_start
-    assert sorted((r[0], r[8], r[4], r[3] if r[4] else None, r[2]) for r in out["both"]) == sorted(want)
+    assert sorted((r[0], r[8], r[4], r[3], r[2]) for r in out["both"]) == sorted(want)
     assert len(out["both"]) == len(want)
 
 
@@ -126,7 +134,9 @@ def test_mistakes_are_named_with_their_cure() -> None:
     message = r"windows differ: warm has tumbling 1m, late 0s; used has tumbling 2m, late 0s\. Make them the same"
     with pytest.raises(PlanError, match=message):
         joined(minute, tumbling("2m", late="0s"), "inner")
-    with pytest.raises(PlanError, match=r"used is session, gap 1m, late 0s: its windows differ from key to key; use join_within"):
+    with pytest.raises(
+        PlanError, match=r"used is session, gap 1m, late 0s: its windows differ from key to key; use join_within"
+    ):
         joined(minute, session("1m", late="0s"), "inner")
     program = Pipeline("p")
     warm = program.read(Feed(Temp, "temp")).window(minute, Warm)

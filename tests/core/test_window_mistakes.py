@@ -43,6 +43,9 @@ def joined() -> Any:
 MINUTE = tumbling("1m", late="0s")
 MISTAKES: list[tuple[Callable[[], Any], str]] = [
     (lambda: tumbling("1m", late="soon"), r"a window of 1m, late: 'soon' is not a duration"),
+    (lambda: hopping("1m", every="2m", late="0s"), r"`every` must be longer than zero and no longer than the window"),
+    (lambda: hopping("1h", every="1us", late="0s"), r"has 3600000000 slices, more than 10000: hop less often"),
+    (lambda: tumbling("99999w", late="0s"), r"neither may be longer than ten years"),
     (lambda: tumbling("1m", late="0s", offset="1m"), r"a window of 1m, offset 1m: the offset must be shorter than 1m"),
     (lambda: hopping("1h", every="1m", late="0s", offset="2m"), r"offset 2m: the offset must be shorter than 1m"),
     (lambda: tumbling("1m", late="0s", early="1m"), r"early='1m': must be longer than zero and shorter than the window"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -25,4 +27,6 @@ def programs() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("where", "text"), programs(), ids=lambda x: x if ":" in x[:80] and "\n" not in x else "")
 def test_a_program_of_the_documentation_runs(where: str, text: str) -> None:
     file = str(DOCS / where.partition(":")[0])
-    exec(compile(text, file, "exec"), {"__name__": "program"})  # noqa: S102 - our own text
+    program = ModuleType("program")
+    sys.modules["program"] = program
+    exec(compile(text, file, "exec", dont_inherit=True), vars(program))  # noqa: S102 - our own text
