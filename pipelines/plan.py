@@ -18,7 +18,14 @@ from pipelines.versions import Version
 from pipelines.windows import Over
 
 SOURCES = ("source", "table")
-WITHOUT_ROWS = ("window", "changes", "dedupe", "union", "source", "table")  # steps whose state holds no columns but their own
+WITHOUT_ROWS = (
+    "window",
+    "changes",
+    "dedupe",
+    "union",
+    "source",
+    "table",
+)  # steps whose state holds no columns but their own
 STATELESS = ("where", "select", "apply", "unpivot", "final", "late", "lookup", "dimension", "result")
 
 

@@ -11,7 +11,7 @@ from pipelines.aggregates import result_dtype, result_unit
 from pipelines.errors import PlanError
 from pipelines.expr import Expr
 from pipelines.plan import Step, WindowSpec
-from pipelines.schema import TEXT, Agg, Col, Field, Schema
+from pipelines.schema import TEXT, Agg, Field, Schema
 from pipelines.windows import Count, Over, Window
 
 MARKS = ("revision", "final")  # columns of windows with early results

@@ -18,7 +18,9 @@ from pipelines.watermark import WatermarkTracker
 from pipelines.wire import Frame
 
 STATE_BYTES_MAX = 2**28
-LEAD_SHARE = 10  # an input may run ahead of the others within a call by this part of the time that a join waits for them
+LEAD_SHARE = (
+    10  # an input may run ahead of the others within a call by this part of the time that a join waits for them
+)
 PASS_ROWS = 2**15  # computed at once: columns of so many rows stay in a core's cache
 
 
@@ -53,8 +55,8 @@ class Task:
         self._trackers = {stream: WatermarkTracker() for stream in plan.sources}
         if missing := [s for s in plan.steps if s.kind == "dimension" and s.name not in (dimensions or {})]:
             raise PlanError(
-                f"pipeline {plan.pipeline}: dimension {missing[0].name!r} ({missing[0].spec}) has no content: give it as dimensions=, "
-                "in a test of a pipeline among the inputs:  run(…, {machines: Machine.facts(…)})"
+                f"pipeline {plan.pipeline}: dimension {missing[0].name!r} ({missing[0].spec}) has no content: give it as "
+                "dimensions=, in a test of a pipeline among the inputs:  run(…, {machines: Machine.facts(…)})"
             )
         env = Env(self._keys.__len__, state_bytes_max, lambda: self._keys.names, dimensions or {})
         self._streams = {s.spec.stream for s in plan.steps if s.kind == "source"}  # those that may be waited for

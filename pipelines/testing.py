@@ -40,7 +40,8 @@ def run(
     """Run a pipeline on batches, one or several in order for each stream that it reads.
 
     Each batch is a frame of one source whose watermark is the newest time so far; a dimension is one batch, `Schema.facts(…)`.
-    `end`: afterwards every input ends, so that all windows close. `restart_every`: after every so many frames the task dies and a new one restores its snapshot.
+    `end`: afterwards every input ends, so that all windows close. `restart_every`: after every so many frames the task dies
+    and a new one restores its snapshot.
     """
     plan = pipeline.plan()
     steps = {s.name: s for s in plan.steps}
@@ -71,11 +72,7 @@ def _calls(
     if end:
         info = FrameInfo("test", TIME_MAX)
         calls.append(
-            {
-                s.spec.stream: [Frame(info, Batch.of_keys([], _NO_TIME, {}))]
-                for s in steps.values()
-                if s.kind in SOURCES
-            }
+            {s.spec.stream: [Frame(info, Batch.of_keys([], _NO_TIME, {}))] for s in steps.values() if s.kind in SOURCES}
         )
     return calls
 

@@ -103,9 +103,7 @@ class Fold:
         if group in self.samples:
             self.samples[group].add(rows, slots, times, values[0])
 
-    def results(
-        self, windows: Ints, slots: slice, slices: Ints | None = None
-    ) -> tuple[Array, dict[str, Array]]:
+    def results(self, windows: Ints, slots: slice, slices: Ints | None = None) -> tuple[Array, dict[str, Array]]:
         """Of windows given as state rows, shape (windows, slices): counts and results, each of shape (windows, slots).
 
         `slices`: the same windows without rows made by `combine`, if `windows` has such.

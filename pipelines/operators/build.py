@@ -10,9 +10,9 @@ from pipelines.operators.dedupe import Dedupe
 from pipelines.operators.dimension import Lookup
 from pipelines.operators.flow import Env, Operator
 from pipelines.operators.interval import IntervalJoin
+from pipelines.operators.key_clock import KeyClockOperator
 from pipelines.operators.resample import Resample
 from pipelines.operators.rounds import Changes, Scan
-from pipelines.operators.key_clock import KeyClockOperator
 from pipelines.operators.session import SessionOperator
 from pipelines.operators.sliding import SlidingOperator
 from pipelines.operators.stateless import Apply, Pass, Select, Union, Unpivot, Where

@@ -128,7 +128,12 @@ class Session:
             assert at is not None
             plan, replaced = self._job.plan.fingerprint, self._replaced
             return cp.Checkpoint(
-                plan=plan, versions=self._job.plan.versions, offsets=offsets, snapshot=at, calls=calls, replaced=replaced
+                plan=plan,
+                versions=self._job.plan.versions,
+                offsets=offsets,
+                snapshot=at,
+                calls=calls,
+                replaced=replaced,
             )
 
         self._transaction = asyncio.create_task(self._transact(pending, chunks, checkpoint))

@@ -137,10 +137,10 @@ def test_a_windowed_stream_waits_a_window_longer_for_another_source() -> None:
     slow = warm.join(program.read(Feed(Load, "load")).latest(), how="left", wait="10s")
     assert "wait 70s" in program.steps[slow.step].describe()
     monthly = warm.window(calendar("month", tz="UTC", late="0s"), Mean)
-    slow = monthly.join(program.table(Feed(Peak, "peak")), how="left")
-    assert "wait 0s" in program.steps[slow.step].describe()
-    slow = monthly.join(Table(program, "load", Load), how="left", wait="1d")
-    assert "wait 36d" in program.steps[slow.step].describe()
+    never = monthly.join(program.table(Feed(Peak, "peak")), how="left")
+    assert "wait 0s" in program.steps[never.step].describe()
+    long = monthly.join(Table(program, "load", Load), how="left", wait="1d")
+    assert "wait 36d" in program.steps[long.step].describe()
 
 
 def test_early_facts_about_the_future_of_a_table_hide_no_others() -> None:

@@ -71,7 +71,10 @@ def test_what_is_not_needed_may_be_damaged() -> None:
     with pa.ipc.open_stream(encode(rows(), row)) as reader:
         got = reader.read_next_batch()
     broken = pa.DictionaryArray.from_buffers(
-        pa.dictionary(pa.int32(), pa.string()), 3, [None, pa.array([0, 9, 0], pa.int32()).buffers()[1]], pa.array(["text"])
+        pa.dictionary(pa.int32(), pa.string()),
+        3,
+        [None, pa.array([0, 9, 0], pa.int32()).buffers()[1]],
+        pa.array(["text"]),
     )
     sink = pa.BufferOutputStream()
     columns = [broken if f.name == "note" else got.column(i) for i, f in enumerate(got.schema)]

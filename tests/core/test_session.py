@@ -13,6 +13,7 @@ from pipelines.testing import run
 from pipelines.windows import Session
 from tests.core import reference
 from tests.core.grouping import (
+    END,
     SECOND,
     assert_grouping_changes_no_bit,
     assert_late,
@@ -28,7 +29,7 @@ SESSIONS = [session("3s", late="0s"), session("2s", late="5s"), session("500ms",
 
 @pytest.mark.parametrize("over", SESSIONS, ids=str)
 @given(frames=frames)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_results_and_late_rows_are_those_of_the_reference(over: Session, frames: reference.Frames) -> None:
     program, source, stats = windowed(over)
     out = run(program, {source: [batch(f) for f in frames]})
@@ -39,7 +40,7 @@ def test_results_and_late_rows_are_those_of_the_reference(over: Session, frames:
 
 @pytest.mark.parametrize("over", SESSIONS, ids=str)
 @given(frames=frames, data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_grouping_and_restarts_change_no_bit(over: Session, frames: reference.Frames, data: st.DataObject) -> None:
     assert_grouping_changes_no_bit(windowed(over)[0].plan(), frames, data)
 
@@ -78,3 +79,14 @@ def test_a_backlog_in_one_call_needs_no_more_memory_than_frame_by_frame() -> Non
     backlog = [frame(keys, 0), *(frame(rows("d1", t), t * SECOND) for t in range(5, 3000, 5))]
     task = Task(windowed(session("1s", late="0s"))[0].plan(), state_bytes_max=2**24)
     assert sum(len(e.batch) for e in task.process({"reading": backlog})) == 5000 + 598
+
+
+def test_rows_older_than_what_the_end_closed_are_late() -> None:
+    task = Task(windowed(session("10s", late="60s"))[0].plan())
+    out = task.process({"reading": [frame(rows("a", 3, 9), 9 * SECOND), END]})
+    assert [e.step for e in out] == ["stats"]
+    out = task.process({"reading": [frame(rows("a", 8, 9, 12), 12 * SECOND), END]})
+    assert [(e.step, [t // SECOND for t in e.batch.time.tolist()]) for e in out] == [
+        ("stats", [12]),
+        ("stats-late", [8]),
+    ]

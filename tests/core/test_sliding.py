@@ -7,11 +7,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import sliding
+from pipelines.task import Task
 from pipelines.testing import run
 from pipelines.windows import Sliding
 from tests.core import reference
-from tests.core.grouping import assert_grouping_changes_no_bit, assert_late, assert_results, batch, frames
-from tests.core.programs import windowed
+from tests.core.grouping import (
+    END,
+    SECOND,
+    assert_grouping_changes_no_bit,
+    assert_late,
+    assert_results,
+    batch,
+    frame,
+    frames,
+)
+from tests.core.programs import Stats, windowed
 
 SLIDINGS = [sliding("3s", late="0s"), sliding("10s", late="5s"), sliding("500ms", late="60s")]
 
@@ -32,3 +42,15 @@ def test_results_and_late_rows_are_those_of_the_reference(over: Sliding, frames:
 @settings(max_examples=40, deadline=None)
 def test_grouping_and_restarts_change_no_bit(over: Sliding, frames: reference.Frames, data: st.DataObject) -> None:
     assert_grouping_changes_no_bit(windowed(over)[0].plan(), frames, data)
+
+
+def test_rows_older_than_what_the_end_emitted_are_late_and_others_see_what_was_before() -> None:
+    def rows(*seconds: int) -> list[reference.Reading]:
+        return [reference.Reading("a", s * SECOND, 1.0, 1) for s in seconds]
+
+    task = Task(windowed(sliding("10s", late="60s"))[0].plan())
+    (first,) = task.process({"reading": [frame(rows(3, 9), 9 * SECOND), END]})
+    assert first.batch[Stats.n].tolist() == [1, 2]
+    out = {e.step: e.batch for e in task.process({"reading": [frame(rows(8, 9, 14), 14 * SECOND), END]})}
+    assert out["stats"][Stats.n].tolist() == [3, 3]
+    assert out["stats-late"].time.tolist() == [8 * SECOND]

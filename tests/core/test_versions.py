@@ -49,7 +49,10 @@ def verdicts(before: Plan, after: Plan) -> list[str]:
 def test_a_plan_says_what_becomes_of_each_state() -> None:
     assert verdicts(plan(), plan()) == ["keep minute: unchanged"]
     assert verdicts(plan(), plan(hour=True)) == ["keep minute: unchanged", "migrate hour: new; begins empty"]
-    assert verdicts(plan(hour=True), plan()) == ["keep minute: unchanged", "reset hour: it is gone, and its state with it"]
+    assert verdicts(plan(hour=True), plan()) == [
+        "keep minute: unchanged",
+        "reset hour: it is gone, and its state with it",
+    ]
     (changed,) = verdicts(plan(), plan("5m"))
     assert changed.startswith("reset minute: tumbling 1m")
     assert " became tumbling 5m" in changed
@@ -64,7 +67,9 @@ def test_equal_programs_are_equal_plans() -> None:
 
 
 def frames(xs: list[float], start: int) -> list[Frame]:
-    rows = Reading.batch(device=["a"] * len(xs), time=[(start + i) * SECOND for i in range(len(xs))], x=xs, k=[0] * len(xs))
+    rows = Reading.batch(
+        device=["a"] * len(xs), time=[(start + i) * SECOND for i in range(len(xs))], x=xs, k=[0] * len(xs)
+    )
     return [Frame(FrameInfo("one", int(rows.time[-1]), len(xs)), rows)]
 
 
