@@ -115,6 +115,8 @@ class Task:
             watermark = tracker.advance(frame.info.source, frame.info.watermark)
             if watermark == TIME_MAX or self._by_frame:
                 break
+            if waiting and waiting[0].info.watermark == TIME_MAX:  # an end finds the watermark before it known
+                break
         if not batches:
             return Flow(empty(step.dtypes), watermark)
         return Flow(join_rows(batches), watermark, np.repeat(np.array(seen, np.int64), [len(b) for b in batches]))

@@ -28,7 +28,7 @@ Ints = npt.NDArray[np.int64]
 def bins(values: Array) -> Ints:
     """Bin of each value, ascending with the value."""
     with np.errstate(divide="ignore"):
-        k = np.ceil(np.log(np.abs(values)) / _LOG) - _ORIGIN
+        k = np.ceil(np.log(np.abs(values.astype(np.float64, copy=False))) / _LOG) - _ORIGIN
     size = np.clip(np.nan_to_num(k, neginf=0.0), 0, _BIN_MAX).astype(np.int64)
     return np.asarray(_ZERO + np.where(values < 0, -size, size), np.int64)
 

@@ -31,6 +31,7 @@ class CountOperator:
         self._keys, self._output = env.keys, Output(spec)
         self.fold = Fold(dict(spec.aggs), dict(spec.dtypes), env.bytes_max, slots=1)
         self._spans = Spans(self.fold)
+        self._watermark = TIME_MIN
         self._counts = np.zeros(0, np.int64)  # readings of each key
         self._rows = np.zeros((0, self._size), np.int64)  # state row of slice s of each key at s % size; 0: none
 
@@ -47,7 +48,9 @@ class CountOperator:
             seen.append(np.full(len(batch), TIME_MIN) if flow.seen is None else flow.seen[completing])
         if flow.watermark == TIME_MAX:
             out.append(self._end())
-            seen.append(np.full(len(out[-1]), TIME_MIN))
+            seen.append(np.full(len(out[-1]), self._watermark))
+        else:
+            self._watermark = flow.watermark
         return Flow(self._output.joined(out), flow.watermark, np.concatenate(seen) if seen else None)
 
     def _needed(self, counts: Ints) -> Ints:
@@ -133,11 +136,16 @@ class CountOperator:
     def save(self) -> State:
         """See `Operator.save`."""
         rows = self._held().tolist()
-        return {"counts": self._counts, "fold": self.fold.save(rows, 1), "spans": self._spans.save(rows, 1)}
+        return {
+            "watermark": self._watermark,
+            "counts": self._counts,
+            "fold": self.fold.save(rows, 1),
+            "spans": self._spans.save(rows, 1),
+        }
 
     def load(self, state: State) -> None:
         """See `Operator.load`."""
-        self._counts = state["counts"]
+        self._watermark, self._counts = state["watermark"], state["counts"]
         self._rows = np.zeros((len(self._counts), self._size), np.int64)
         first = self._needed(self._counts)
         held = Runs.make(first, -(-self._counts // self._width) - first)

@@ -49,7 +49,7 @@ class IntervalJoin(Late):
         self._advance(*inputs)
         bound = min(self._reached(0), _plus(self._reached(1), -self.spec.after))
         if bound == TIME_MAX:  # should an input come back, it goes on from here
-            bound = max(self._released, int(self._left.time.max(initial=TIME_MIN)) + 1)
+            bound = int(self._left.time.max(initial=TIME_MIN)) + 1
         out = self._release(bound)
         self._released = max(self._released, bound)
         self._forget()

@@ -100,7 +100,7 @@ class Union:
 
     def process(self, *inputs: Flow) -> Flow:
         """See `Operator.process`."""
-        names = inputs[0].batch.columns.keys() & inputs[1].batch.columns.keys()
+        names = [n for n in inputs[0].batch.columns if n in inputs[1].batch.columns]
         batch = join_rows([replace(f.batch, columns={n: f.batch.columns[n] for n in names}) for f in inputs])
         seen, watermark = np.full(len(batch), self._watermark), min(f.watermark for f in inputs)
         if watermark != TIME_MAX:

@@ -38,6 +38,7 @@ reading = tiny.read(mqtt.source(Reading, broker="{mqtt}", topic="tiny/{{device}}
 second = reading.window(tumbling("{window}", late="0s"), Second)
 second.to(parquet.dataset("tiny/second", every="{every}"))
 second.to(control.command(topic="tiny/{{device}}/cmd", verb="mark", expires="{expires}", n=Second.n))
+{more}
 """
 
 SITE = """\
@@ -57,6 +58,7 @@ def pipeline_text(**changes: str) -> str:
         "window": "1s",
         "every": "1s",
         "expires": "30s",
+        "more": "",
     }
     return PIPELINE.format(**{**usual, **changes})
 

@@ -67,6 +67,23 @@ def test_state_that_the_new_version_cannot_take_over_is_told_before(tmp_path: Pa
     assert change.state_of == ""
 
 
+def test_a_new_step_breaks_no_state_and_the_plan_says_so(tmp_path: Path) -> None:
+    old = as_found(wanted(tmp_path)["process"])
+    more = """
+class Minute(Schema):
+    n = agg.sum(Second.n)
+
+
+second.window(tumbling("1m", late="0s"), Minute).to(parquet.dataset("tiny/minute"))
+"""
+    (change,) = rollout.changes([wanted(tmp_path, more=more)["process"]], {"process": old})
+    assert change.state_of == ""
+    assert [str(fate) for fate in change.state] == ["keep second: unchanged", "migrate minute: new; begins empty"]
+    (change,) = rollout.changes([wanted(tmp_path, window="2s")["process"]], {"process": old})
+    assert [fate.what for fate in change.state] == ["reset"]
+    assert "tumbling 1s" in change.state[0].why
+
+
 def test_the_newest_record_says_what_is_current() -> None:
     one, two = found(revision=1), found(revision=2)
     assert Actual((one, two), (_record(1, one), _record(2, two))).current == {"process": two}

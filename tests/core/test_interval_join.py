@@ -218,6 +218,19 @@ def test_an_end_lets_all_go_and_a_new_start_goes_on_from_there() -> None:
     assert emitted.batch[Both.load].tolist() == [7.0, 8.0]  # nothing that it needs was forgotten
 
 
+def test_a_side_that_starts_again_counts_again_and_is_waited_for() -> None:
+    program, _ = joined("left", wait="1h")
+    task, end = Task(program.plan()), [frame([], Temp, TIME_MAX)]
+    task.process({"temp": [frame([at(1)], Temp), *end]})
+    task.process({"temp": [frame([at(10)], Temp)]})
+    emitted = task.process({"load": [frame([], Load, 100 * SECOND)]})
+    assert [e.batch.time.tolist() for e in emitted] == [[SECOND]]  # the row of 10 s may have brothers
+    task.process({"temp": end, "load": end})
+    assert task.process({"temp": [frame([at(120)], Temp, 130 * SECOND)]}) == []  # loads are no longer at their end
+    (emitted_,) = task.process({"load": [frame([], Load, 130 * SECOND)]})
+    assert emitted_.batch.time.tolist() == [120 * SECOND]
+
+
 def test_state_does_not_grow_while_both_sides_go_on() -> None:
     program, _ = joined("inner")
     task = Task(program.plan())

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines import Col, Key, Pipeline, Schema, Table, agg, calendar, tumbling
-from pipelines.batch import Batch
+from pipelines.batch import TIME_MAX, Batch
 from pipelines.task import Task
 from pipelines.testing import run
 from pipelines.wire import Frame, FrameInfo
@@ -188,6 +188,27 @@ def test_nobody_waits_for_a_table_behind_another_join_either() -> None:
     task = Task(out.flow.plan())
     emitted = [e for s in range(0, 50, 5) for e in task.process({"temp": [frame(temps([("a", s * SECOND, s)]))]})]
     assert sum(len(e.batch) for e in emitted) == 4
+
+
+def test_results_do_not_run_ahead_of_rows_that_wait() -> None:
+    program = Pipeline("join")
+    temp, load = program.read(Feed(Temp, "temp")), program.read(Feed(Load, "load"))
+    both = temp.join(load.latest(), how="left", wait="1h")
+    both.window(tumbling("5s", late="0s"), Warm).to(Shelf())
+    task = Task(program.plan())
+    task.process({"temp": [frame(temps([("a", s * SECOND, s) for s in (1, 4, 12)]))]})
+    assert task.process({"load": [frame(loads([("a", 3 * SECOND, 1)]))]}) == []
+    (emitted,) = task.process({"load": [frame(loads([("a", 9 * SECOND, 1)]))]})
+    assert emitted.batch[Warm.t].tolist() == [2.5]
+
+
+def test_the_end_forgets_nothing_that_a_new_start_needs() -> None:
+    task, _ = waiting(table=False)
+    end = Frame(FrameInfo("one", TIME_MAX), temps([]))
+    task.process({"temp": [frame(temps([("a", 3 * SECOND, 1)])), end], "load": [frame(loads([("a", SECOND, 1)])), end]})
+    task.process({"load": [frame(loads([("a", 5 * SECOND, 5), ("a", 8 * SECOND, 8)]))]})
+    (emitted,) = task.process({"temp": [frame(temps([("a", 6 * SECOND, 1)]))]})
+    assert emitted.batch[Both.load].tolist() == [5.0]
 
 
 def test_nobody_waits_for_a_table() -> None:

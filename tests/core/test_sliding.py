@@ -54,3 +54,13 @@ def test_rows_older_than_what_the_end_emitted_are_late_and_others_see_what_was_b
     out = {e.step: e.batch for e in task.process({"reading": [frame(rows(8, 9, 14), 14 * SECOND), END]})}
     assert out["stats"][Stats.n].tolist() == [3, 3]
     assert out["stats-late"].time.tolist() == [8 * SECOND]
+
+
+def test_a_reading_is_told_when_the_watermark_has_reached_it() -> None:
+    task = Task(windowed(sliding("10s", late="2s"))[0].plan())
+
+    def told(seconds: int) -> list[int]:
+        out = task.process({"reading": [frame([reference.Reading("a", seconds * SECOND, 1.0, 1)], seconds * SECOND)]})
+        return [t // SECOND for e in out for t in e.batch.time.tolist()]
+
+    assert [told(t) for t in (5, 6, 7, 20)] == [[], [], [5], [6, 7]]

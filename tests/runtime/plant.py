@@ -35,6 +35,18 @@ plant.read(Feed(Reading, "readings")).window(tumbling("10s", late="0s"), Tens).t
 plant_changed = Pipeline("plant")
 plant_changed.read(Feed(Reading, "readings")).window(tumbling("20s", late="0s"), Tens).to(Shelf())
 
+
+class Minutes(Schema):
+    """What a later version of the plant adds."""
+
+    highest = agg.max(Tens.high)
+
+
+plant_grown = Pipeline("plant")
+_tens = plant_grown.read(Feed(Reading, "readings")).window(tumbling("10s", late="0s"), Tens)
+_tens.to(Shelf())
+_tens.window(tumbling("1m", late="0s"), Minutes).to(Shelf())
+
 compared = Pipeline("compared")
 compared.read(Feed(Reading, "readings")).join(compared.table(Feed(Setting, "settings")), how="inner").select(Excess).to(
     Shelf()

@@ -16,7 +16,7 @@ from pipelines.runtime import kafka as client
 from pipelines.runtime.runner import Runner
 from pipelines.wire import FrameInfo
 from tests.bed.waiting import until
-from tests.runtime.plant import Reading, Setting, compared, plant_changed
+from tests.runtime.plant import Reading, Setting, compared, plant_changed, plant_grown
 from tests.runtime.site import Site, story, truth
 
 
@@ -134,6 +134,19 @@ async def test_state_of_another_version_is_refused_until_it_is_given_up(site: Si
         await site.wait_for_windows(before | after)
     async with site.running() as back:  # the version that was given up may take over again: a deploy can be undone
         await until(lambda: len(back.offsets) == site.partitions)
+
+
+async def test_a_pipeline_that_grew_keeps_its_open_windows_and_so_does_the_way_back(site: Site) -> None:
+    frames = story(75)
+    grown = replace(site.job, plan=plant_grown.plan())
+    await client.ensure(site.brokers, grown.plan.topics(site.name, site.partitions))
+    for job, begin, upto in ((site.job, 0, 25), (grown, 25, 47), (site.job, 47, 75)):  # each in the middle of a window
+        await site.send(frames[begin:upto])
+        async with site.running(job) as runner:
+            await until(lambda runner=runner, upto=upto: sum(runner.committed.values()) >= upto)  # type: ignore[misc]
+    await site.close_windows()
+    async with site.running():
+        await site.wait_for_windows(truth(frames))
 
 
 async def test_metrics_of_a_partition_vanish_with_it(site: Site) -> None:
