@@ -71,9 +71,11 @@ class AsOfJoin:
             since = np.maximum(new.time, right.seen)
         v = join_rows([self._versions, Batch(NO_NAMES, new.codes, new.time, {**columns, SINCE: since})])
         v = v.take(np.lexsort((v.columns[SINCE], v.codes)))  # stable: of equal ones the last arrived is the last
-        rank = np.empty(len(v), np.int64)
-        rank[np.lexsort((v.time, v.codes))] = np.arange(len(v))
-        self._versions = v.take(rank == np.maximum.accumulate(rank))
+        if (v.columns[SINCE] > v.time).any():
+            rank = np.empty(len(v), np.int64)
+            rank[np.lexsort((v.time, v.codes))] = np.arange(len(v))
+            v = v.take(rank == np.maximum.accumulate(rank))
+        self._versions = v
 
     def _release(self, bound: int) -> tuple[Batch, Times | None]:
         """Rows whose turn it is, and what they have seen if some of them are late."""

@@ -112,3 +112,13 @@ def test_marks_travel_as_columns() -> None:
     columns = ("Live.n", "Live.revision", "Live.final")
     assert rows(again, *columns) == rows(out, *columns)
     assert rows(again, *columns)[:2] == [("a", 0, 2, 0, False), ("a", 0, 2, 1, True)]
+
+
+@pytest.mark.parametrize("over", WINDOWS, ids=str)
+def test_state_does_not_grow_with_the_stream(over: Window) -> None:
+    task, sizes = Task(program(over)[0].plan()), []
+    for t in range(0, 40 * 7200, 7200):
+        many = [reference.Reading(f"d{i}", t * SECOND, 1.0, 1) for i in range(5)]
+        task.process({"reading": [frame(many, t * SECOND), frame([], (t + 7199) * SECOND)]})
+        sizes.append(task.state_bytes)
+    assert max(sizes[20:]) == max(sizes[:20])
