@@ -46,7 +46,10 @@ def append(schema: type[S], name: str) -> TopicSource[S]:
 
 
 def compacted(schema: type[S], name: str) -> TopicSource[S]:
-    """Facts of which the newest of each key counts: `press.table(topic.compacted(Work, "maintenance"))`."""
+    """Facts of which the newest of each key counts: `press.table(topic.compacted(Work, "maintenance"))`.
+
+    Kafka keeps the newest record of each record key, so a writer gives each frame the rows of one key, and that as record key.
+    """
     return TopicSource(schema, name, "compacted")
 
 

@@ -4,7 +4,7 @@
 """
 
 from pipelines import agg
-from pipelines.dsl import Pipeline, Stream, Table, Windowed
+from pipelines.dsl import Joined, Pipeline, Stream, Table, Windowed
 from pipelines.expr import (
     Expr,
     arctan2,
@@ -32,7 +32,7 @@ from pipelines.schema import Col, Key, Schema
 from pipelines.windows import calendar, count, hopping, session, sliding, tumbling
 
 __all__ = [
-    "Col", "Expr", "Key", "Pipeline", "Schema", "Stream", "Table", "Windowed",
+    "Col", "Expr", "Joined", "Key", "Pipeline", "Schema", "Stream", "Table", "Windowed",
     "agg", "arctan2", "calendar", "ceil", "clip", "cos", "count", "exp", "fill", "floor", "hopping", "if_else", "isin", "isnan",
     "log", "log10", "maximum", "minimum", "round", "session", "sign", "sin", "sliding", "sqrt", "tan", "tumbling", "unit",
 ]  # fmt: skip

@@ -182,7 +182,12 @@ class Plan:
 
     def topics(self, site: str, partitions: int) -> tuple[names.Topic, ...]:
         """Every topic that the pipeline needs on a site."""
-        found = [names.data(names.stream(site, stream), partitions) for stream in self.sources]
+        found = [
+            (names.facts if getattr(source, "form", "") == "compacted" else names.data)(
+                names.stream(site, stream), partitions
+            )
+            for stream, source in self.sources.items()
+        ]
         found += [names.data(self.topic(site, step), partitions) for step in self.outputs]
         found += [names.compacted(names.state(site, self.pipeline), partitions), names.data(names.dead(site), 1)]
         return names.unique(found)

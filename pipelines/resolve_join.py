@@ -60,7 +60,7 @@ class Sides:
             )
         return tuple(f for f in fields if f.qualified not in nothing), tuple(absent.items())
 
-    def patience(self, wait: str) -> int | None:
+    def patience(self, wait: str) -> int:
         """ns of event time that a side waits for the other: `wait` and the stride in which the watermarks move."""
         return self.ns("wait", wait) + max(_stride(self.steps, s) for s in (self.left, self.right))
 

@@ -36,8 +36,8 @@ class Emitted:
 class Task:
     """Runs every step of a plan on one partition.
 
-    A plan with one source gives results that do not depend on how its frames are grouped into calls; one with several depends
-    on the sequence of calls, so a replay must repeat it.
+    A plan with one source gives results that do not depend on how its frames are grouped into calls. With several they may, where
+    a join does not wait for one (any longer), so a replay must repeat the sequence of calls.
     """
 
     def __init__(

@@ -76,13 +76,19 @@ def data(name: str, partitions: int, *, retention_bytes: int = 2**30) -> Topic:
     ))  # fmt: skip
 
 
-def compacted(name: str, partitions: int) -> Topic:
-    """A topic that keeps the newest record of every key."""
+def facts(name: str, partitions: int) -> Topic:
+    """A compacted topic of frames, one key in each; what is a week old at most stays, so that a replay meets what it met."""
+    return compacted(name, partitions, lag_ms=7 * 86_400_000)
+
+
+def compacted(name: str, partitions: int, *, lag_ms: int = 0) -> Topic:
+    """A topic that keeps the newest record of every key, and the others for `lag_ms` at least."""
     return Topic(name, partitions, (
         ("message.timestamp.type", "LogAppendTime"),
         ("cleanup.policy", "compact"),
         ("segment.bytes", str(16 * 2**20)),
         ("min.cleanable.dirty.ratio", "0.1"),
+        ("min.compaction.lag.ms", str(lag_ms)),
         ("max.message.bytes", str(8 * 2**20)),
     ))  # fmt: skip
 

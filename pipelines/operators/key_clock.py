@@ -17,6 +17,10 @@ from pipelines.plan import WindowSpec
 from pipelines.state import State
 from pipelines.windows import Window
 
+BACKLOG_CELLS_MAX = 1 << 17  # (slice, slot) cells opened at once by rows of many windows
+
+SLOTS_BETWEEN_MAX = 64  # of keys that have nothing to tell, looked at with those around them
+
 
 class KeyClockOperator(WindowOperator):
     """A window operator with a clock of each key."""
@@ -79,7 +83,7 @@ class KeyClockOperator(WindowOperator):
             late[:] = self.window.last_end(index) <= over
             waiting = np.maximum(self.window.first_end(index), self.window.next_end(self._over[batch.codes]))
             crossing = bool(((waiting <= over) & ~late).any())
-        if len(batch) > 1 and (crossing or self._is_wide(index)):
+        if len(batch) > 1 and (crossing or self._is_wide(index, BACKLOG_CELLS_MAX)):
             parts = (slice(0, len(batch) // 2), slice(len(batch) // 2, None))
             return [b for p in parts for b in self._take(batch.take(p), index[p], late[p])]
         if not late.all():
@@ -108,7 +112,7 @@ class KeyClockOperator(WindowOperator):
             self._upto = self._over.copy()
             self._upto[slots] = upto
             ends = self.window.closing(self.slices.open(), int(before[due].min()), int(last[due].max()))
-            out = self._emit(ends)
+            out = self._emit(ends, _ranges(np.sort(slots[due])))
         self._over[slots] = upto
         if len(self.slices.rows) >= self._sweep_at:
             self._sweep()
@@ -156,6 +160,12 @@ class KeyClockOperator(WindowOperator):
         super().load(state)
         self._clock, self._heard, self._over, self._last = (state[n] for n in ("clock", "heard", "over", "last"))
         self._watermark, self._out = state["watermark"], state["out"]
+
+
+def _ranges(slots: Array) -> list[slice]:
+    """Ranges that hold some slots (ascending) and few others."""
+    cuts = np.flatnonzero(np.diff(slots) > SLOTS_BETWEEN_MAX) + 1
+    return [slice(int(part[0]), int(part[-1]) + 1) for part in np.split(slots, cuts)]
 
 
 def _newest_before(time: Times, begins: Ints) -> Times:

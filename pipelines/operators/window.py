@@ -117,15 +117,15 @@ class WindowOperator(Late):
             return False
         return bool((w.first_end(index) <= w.limits(seen)).any())
 
-    def _is_wide(self, index: Times) -> bool:
-        return min(int(index.max() - index.min()), len(index)) * self.slices.fold.cells.slots > CELLS_AT_ONCE_MAX
+    def _is_wide(self, index: Times, cells_max: int = CELLS_AT_ONCE_MAX) -> bool:
+        return min(int(index.max() - index.min()), len(index)) * self.slices.fold.cells.slots > cells_max
 
     def _step(self, part: Part) -> list[Batch]:
         if len(part.batch):
             self.slices.add(part.batch, part.index)
         limit = self.window.limit(part.watermark)
         ends = self.window.closing(self.slices.open(), self._closed, limit) if self._due(limit) else NO_TIMES
-        out = self._emit(ends)
+        out = self._emit(ends, [slice(0, self._keys())])
         if part.watermark != TIME_MAX:
             self._closed = max(self._closed, limit)
         elif len(ends):  # should an input come back, it goes on from here
@@ -150,23 +150,20 @@ class WindowOperator(Late):
         before, self._tick = self._tick, max(self._tick, watermark // self.window.early)
         if before in (TIME_MIN, self._tick):
             return []
-        return self._emit(self._open_ends(), final=False)
+        return self._emit(self._open_ends(), [slice(0, self._keys())], final=False)
 
     def _open_ends(self) -> Times:
         return self.window.closing(self.slices.open(), self._closed, self.window.limit(TIME_MAX))
 
-    def _emit(self, ends: Times, *, final: bool = True) -> list[Batch]:
-        return [self._block(part, slots, final) for part in self._portions(ends) for slots in self._slot_blocks()]
-
-    def _portions(self, ends: Times) -> list[Times]:
-        """Ends in groups small enough to merge at once."""
-        count = max(1, CELLS_AT_ONCE_MAX // (self.window.size * self.slices.fold.cells.slots))
-        return [ends[i : i + count] for i in range(0, len(ends), count)]
-
-    def _slot_blocks(self) -> list[slice]:
-        """Ranges of slots small enough to merge one window at once."""
-        slots, size = self._keys(), max(1, CELLS_AT_ONCE_MAX // self.window.size)
-        return [slice(low, min(low + size, slots)) for low in range(0, slots, size)]
+    def _emit(self, ends: Times, slots: list[slice], *, final: bool = True) -> list[Batch]:
+        """Windows for ranges of slots, in portions small enough to merge at once."""
+        out, many = [], max(1, CELLS_AT_ONCE_MAX // self.window.size)  # (window, slot) cells at once
+        for block in slots:
+            for low in range(block.start, block.stop, many):
+                part = slice(low, min(low + many, block.stop))
+                count = max(1, many // (part.stop - part.start))
+                out += [self._block(ends[i : i + count], part, final) for i in range(0, len(ends), count)]
+        return out
 
     def _block(self, ends: Times, slots: slice, final: bool) -> Batch:
         w, shown = self.window, self._shown.cells

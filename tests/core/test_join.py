@@ -8,6 +8,7 @@ from typing import Any, Literal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from connectors import topic
 from pipelines import Col, Key, Pipeline, Schema, Table, agg, calendar, tumbling
 from pipelines.batch import TIME_MAX, Batch
 from pipelines.task import Task
@@ -209,6 +210,16 @@ def test_the_end_forgets_nothing_that_a_new_start_needs() -> None:
     task.process({"load": [frame(loads([("a", 5 * SECOND, 5), ("a", 8 * SECOND, 8)]))]})
     (emitted,) = task.process({"temp": [frame(temps([("a", 6 * SECOND, 1)]))]})
     assert emitted.batch[Both.load].tolist() == [5.0]
+
+
+def test_a_topic_of_facts_keeps_the_newest_of_each_key_for_ever() -> None:
+    program = Pipeline("join")
+    temp = program.read(topic.append(Temp, "temp"))
+    temp.join(program.table(topic.compacted(Load, "load")), how="left").select(Both).to(Shelf())
+    settings = {t.name: dict(t.settings) for t in program.plan().topics("s", 2)}
+    assert settings["s.load"]["cleanup.policy"] == "compact"
+    assert settings["s.load"]["min.compaction.lag.ms"] == str(7 * 24 * 3600 * 1000)
+    assert "cleanup.policy" not in settings["s.temp"]
 
 
 def test_nobody_waits_for_a_table() -> None:

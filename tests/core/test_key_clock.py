@@ -117,7 +117,7 @@ def test_before_any_watermark_nothing_is_silent() -> None:
 
 def test_a_backlog_in_one_frame_needs_little_memory_however_many_keys_there_are() -> None:
     keys = [reference.Reading(f"d{i}", 86_400 * SECOND, 1.0, 1) for i in range(5000)]
-    task = Task(windowed(tumbling("1m", late="0s").key_clock(idle="1h"))[0].plan(), state_bytes_max=2**26)
+    task = Task(windowed(tumbling("1m", late="0s").key_clock(idle="1h"))[0].plan(), state_bytes_max=2**27)
     task.process({"reading": [frame(keys, 86_400 * SECOND)]})
     out = task.process({"reading": [frame(rows("back", *range(0, 86_000, 60)), 86_400 * SECOND)]})
     assert sum(len(e.batch) for e in out) == 86_000 // 60
