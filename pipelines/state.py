@@ -13,7 +13,7 @@ from pipelines.batch import Codes
 from pipelines.errors import LimitExceeded, StateError
 from pipelines.expr import Array
 
-FORMAT = 1  # of snapshots
+FORMAT = 2  # of snapshots
 KEY_BYTES = 160  # of index for each key, besides its text
 DICTIONARIES_MAX = 64  # of different sources, remembered by one task
 State = dict[str, Any]  # numbers, text, arrays and lists and dicts of these

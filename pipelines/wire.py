@@ -100,10 +100,11 @@ def decode(value: bytes, row: Row, only: Container[str] | None = None) -> Batch:
             if reader.read_all().num_rows:
                 raise BadData("a frame is one record batch, this has several", reason="not_arrow")
         same = got.schema.equals(row.arrow, check_metadata=True) or _layout(got.schema) == _layout(row.arrow)
+        differs = "" if same else _difference(got.schema, row)
     except (pa.ArrowException, OSError, StopIteration, ValueError, OverflowError) as e:
         raise BadData(f"not an Arrow stream: {e}", reason="not_arrow") from e
-    if not same:
-        raise BadData(_difference(got.schema, row), reason="schema")
+    if differs:
+        raise BadData(differs, reason="schema")
     at = 2 + row.windowed
     fields = [(at + i, f.qualified) for i, f in enumerate(row.fields) if only is None or f.qualified in only]
     _validate(got, [*range(at), *(i for i, _ in fields)], row)
