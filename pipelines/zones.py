@@ -39,7 +39,7 @@ def edges(unit: Unit, tz: str, offset: int) -> tuple[int, Times]:
     zone, shift = ZoneInfo(tz), timedelta(seconds=offset // _SECOND_NS)
     local = [t.replace(tzinfo=zone) + shift for t in midnights.tolist()]
     seconds = np.array([round(t.timestamp()) for t in local])
-    ns = seconds * _SECOND_NS + offset % _SECOND_NS
+    ns = np.maximum.accumulate(seconds) * _SECOND_NS + offset % _SECOND_NS
     ns.flags.writeable = False
     return first, ns
 
