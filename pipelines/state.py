@@ -13,7 +13,7 @@ from pipelines.batch import Codes
 from pipelines.errors import LimitExceeded, StateError
 from pipelines.expr import Array
 
-FORMAT = 2  # of snapshots
+FORMAT = 3  # of snapshots
 KEY_BYTES = 160  # of index for each key, besides its text
 DICTIONARIES_MAX = 64  # of different sources, remembered by one task
 State = dict[str, Any]  # numbers, text, arrays and lists and dicts of these
@@ -26,6 +26,7 @@ class KeyIndex:
         self._slots: dict[str, int] = {}
         self._names: list[str] = []
         self._array = pa.array([], pa.string())
+        self._texts = np.empty(0, "T")
         self._bytes = 0
         self._recent: dict[str, tuple[pa.StringArray, Codes | None]] = {}
 
@@ -58,6 +59,13 @@ class KeyIndex:
         if len(self._array) != len(self._names):
             self._array = pa.array(self._names, pa.string())
         return self._array
+
+    @property
+    def texts(self) -> Array:
+        """Every name, by slot, as numpy text."""
+        if len(self._texts) != len(self._names):
+            self._texts = np.array(self._names, "T")
+        return self._texts
 
     @property
     def nbytes(self) -> int:
