@@ -86,11 +86,14 @@ class KeyIndex:
 class Cells:
     """Named arrays of shape (rows, slots[, width]), each filled with its identity; row 0 is never written: it means 'nothing'."""
 
-    def __init__(self, fields: Mapping[str, Any], bytes_max: int = 2**62, slots: int = 16) -> None:
-        """`fields`: (dtype, identity) or (dtype, identity, width) by name. Growing beyond `bytes_max` is a `LimitExceeded`."""
+    def __init__(self, fields: Mapping[str, Any], bytes_max: int = 2**62, slots: int = 16, rows: int = 3) -> None:
+        """`fields`: (dtype, identity) or (dtype, identity, width) by name. Growing beyond `bytes_max` is a `LimitExceeded`.
+
+        Most windows have two slices open, the newest and one that waits for late rows: 3 `rows`.
+        """
         self.fields, self._bytes_max = dict(fields), bytes_max
-        self.rows, self.slots = 4, slots
-        self._free = [3, 2, 1]
+        self.rows, self.slots = rows, slots
+        self._free = list(range(rows - 1, 0, -1))
         self.arrays = {n: self._full(n, self.rows, self.slots) for n in self.fields}
 
     def _full(self, name: str, rows: int, slots: int) -> Array:
@@ -107,9 +110,9 @@ class Cells:
         return a.reshape(-1, *a.shape[2:])
 
     def reserve(self, slots: int) -> None:
-        """Make room for this many slots, by half as many again at least."""
+        """Make room for this many slots, by a quarter more at least."""
         if slots > self.slots:
-            self._resize(self.rows, max(slots, self.slots * 3 // 2))
+            self._resize(self.rows, max(slots, self.slots * 5 // 4))
 
     def take_row(self) -> int:
         """A row that holds identities only."""
@@ -118,7 +121,7 @@ class Cells:
     def take_rows(self, count: int) -> list[int]:
         """Rows that hold identities only."""
         if count > len(self._free):
-            rows = max(self.rows * 2, self.rows + count)
+            rows = max(self.rows * 9 // 8, self.rows + count)
             self._free = [*range(rows - 1, self.rows - 1, -1), *self._free]
             self._resize(rows, self.slots)
         taken = self._free[: -count - 1 : -1]
