@@ -84,10 +84,10 @@ class Raw:
     values: Mapping[str, pa.Array]  # by bare name, of `Layout.arrow`
 
 
-def batch(layout: Layout, raw: Raw, faults: Faults, *, latest_ns: int, keys: Collection[str] = ()) -> Batch:
+def batch(layout: Layout, raw: Raw, faults: Faults, *, latest_ns: int | Times, keys: Collection[str] = ()) -> Batch:
     """The usable rows as a Batch. The others are added to `faults`, which may know of some already.
 
-    `latest_ns` is the latest acceptable event time; `keys`, if any, are the only ones allowed.
+    `latest_ns` is the latest acceptable event time (of all rows, or of each); `keys`, if any, are the only ones allowed.
     """
     columns = {f.qualified: _values(layout, f, raw.values[f.name], faults) for f in layout.row.fields}
     coded = raw.keys.dictionary_encode()
@@ -163,13 +163,14 @@ def _refuse(
         faults.add(by_code[codes], reason, lambda i: text(names[int(codes[i])].as_py()))
 
 
-def _check_time(time: Times, latest_ns: int, faults: Faults) -> None:
+def _check_time(time: Times, latest_ns: int | Times, faults: Faults) -> None:
+    latest = np.broadcast_to(latest_ns, len(time))
     faults.add(time < EARLIEST_NS, "time", lambda i: f"time is {iso(time[i])}, before 1980: is the device's clock set?")
     faults.add(
-        time > latest_ns,
+        time > latest,
         "time",
         lambda i: (
-            f"time is {iso(time[i])}, but now it is at most {iso(latest_ns)} (`future_max`): set the device's clock"
+            f"time is {iso(time[i])}, but now it is at most {iso(latest[i])} (`future_max`): set the device's clock"
         ),
     )
 

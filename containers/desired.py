@@ -40,7 +40,7 @@ from containers.site import GATEWAY, SiteFile
 from pipelines import dimensions
 from pipelines.errors import ConfigError
 from pipelines.expr import Expr
-from pipelines.plan import SOURCES, Plan
+from pipelines.plan import SOURCES, Plan, foreign
 from pipelines.schema import Col, Schema
 from pipelines.settings import Settings
 from pipelines.units import size_bytes
@@ -187,7 +187,11 @@ def _secrets_needed(site: SiteFile, plan: Plan, service: str) -> dict[str, str]:
 
 def _desired(site: SiteFile, plan: Plan, base: Base, profile: Profile) -> Desired:
     service, own = profile.service, getattr(site.site.services, profile.service)
-    readers = [s.reader for s in _readable(plan).values()] if service == "collect" else []
+    streams: dict[str, Any] = dict(plan.sources)
+    readers = {
+        "collect": [s.reader for s in _readable(plan).values()],
+        "process": [s.decoder for s in streams.values() if foreign(s)],
+    }.get(service, [])
     facts = dimensions.files(plan, dimensions.folder_of(site.pipeline)) if service == "process" else {}
     contents = images.contents(profile, site.pipeline, readers, base, facts)
     settings = _settings(site, profile)

@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, TypeVar
 from pipelines import resolve_join
 from pipelines.errors import PlanError
 from pipelines.expr import Array, Expr
-from pipelines.plan import SOURCES, Exchange, Named, Plan, Step
+from pipelines.plan import SOURCES, Exchange, Named, Plan, Step, foreign
 from pipelines.ports import Sink, Source
 from pipelines.resolve import check_final, check_has_late, dtype_of, final_mark, unit_of, window_spec
 from pipelines.resolve_join import Sides
@@ -263,7 +263,8 @@ class Stream(Generic[S]):
     def to(self, *sinks: Sink, name: str | None = None) -> Stream[S]:
         """Write the rows to sinks, through the result topic of this step (`name`: of the topic, if not the schema's)."""
         step = self.step
-        if self._node.kind not in (*SOURCES, "window", "late", "result"):
+        ours = self._node.kind in SOURCES and not foreign(self._node.spec)
+        if not ours and self._node.kind not in ("window", "late", "result"):
             step = valid_name("result", name or named_after(self.schema.__name__))
             node = self._node
             self.flow.add(Step(step, "result", (self.step,), node.row, node.scope, ""))

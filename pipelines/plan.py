@@ -205,7 +205,7 @@ class Plan:
         """The topic that carries a step's rows."""
         s = self.by_name[step]
         if s.kind in SOURCES:
-            return names.stream(site, s.spec.stream)
+            return s.spec.topic if foreign(s.spec) else names.stream(site, s.spec.stream)
         return names.result(site, self.pipeline, s.spec.value.into if s.kind == "key_by" else s.name)
 
     def sinks_of(self, kind: str) -> Iterator[tuple[Step, Any]]:
@@ -214,12 +214,7 @@ class Plan:
 
     def topics(self, site: str, partitions: int) -> tuple[names.Topic, ...]:
         """Every topic that the pipeline needs on a site."""
-        found = [
-            (names.facts if getattr(source, "form", "") == "compacted" else names.data)(
-                names.stream(site, stream), partitions
-            )
-            for stream, source in self.sources.items()
-        ]
+        found = [_input(s.spec, self.topic(site, s.name), partitions) for s in self.steps if s.kind in SOURCES]
         found += [names.data(self.topic(site, step), partitions) for step in self.outputs]
         found += [names.compacted(names.state(site, self.pipeline), partitions), names.data(names.dead(site), 1)]
         return names.unique(found)
@@ -271,6 +266,17 @@ class Plan:
             text = "<br/>".join(f"{k}={v}" for k, v in sink.describe().items())
             lines += [f'  k{i}[("<b>{sink.kind}</b><br/>{text}")]', f"  {ids[step]} --> k{i}"]
         return "\n".join(lines)
+
+
+def foreign(source: object) -> bool:
+    """Whether a source is a topic of other programs, in a form that its own decoder reads."""
+    return bool(getattr(source, "decoder", ""))
+
+
+def _input(source: object, topic: str, partitions: int) -> names.Topic:
+    if foreign(source):
+        return names.foreign(topic, partitions)
+    return (names.facts if getattr(source, "form", "") == "compacted" else names.data)(topic, partitions)
 
 
 def _expressions(spec: object) -> Iterator[Expr[Any]]:

@@ -6,6 +6,7 @@ acts on it does (`connectors.collect`, `connectors.upload`, `connectors.control`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from pipelines.schema import Row, Schema
@@ -29,6 +30,26 @@ class Source(Protocol[S_co]):
     def describe(self) -> dict[str, str]:
         """Settings for graphs, plans and fingerprints; never a secret."""
         ...
+
+
+class Received(Protocol):
+    """A record as a Kafka consumer gives it."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int:
+        """ms since the epoch, when the broker took it in."""
+        ...
+
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...
 
 
 class Sink(Protocol):

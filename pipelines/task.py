@@ -6,10 +6,11 @@ from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
-from pipelines.batch import TIME_MAX, TIME_MIN, Batch
+from pipelines.batch import TIME_MAX, TIME_MIN, Batch, Times
 from pipelines.errors import LimitExceeded, PlanError, StateError
 from pipelines.operators.build import build
 from pipelines.operators.flow import NO_NAMES, Env, Flow, Late, empty, join_rows
@@ -119,7 +120,7 @@ class Task:
             if len(frame.batch):
                 slots = keys.slots(frame.batch.codes, frame.batch.names, frame.info.source)
                 batches.append(Batch(NO_NAMES, slots, frame.batch.time, frame.batch.columns))
-                seen.append(tracker.current)
+                seen.append(np.maximum(tracker.current, np.int64(TIME_MIN) if frame.before is None else frame.before))
                 rows += len(frame.batch)
             watermark = tracker.advance(frame.info.source, frame.info.watermark)
             if watermark == TIME_MAX or self._by_frame:
@@ -128,7 +129,7 @@ class Task:
                 break
         if not batches:
             return Flow(empty(step.dtypes), watermark)
-        return Flow(join_rows(batches), watermark, np.repeat(np.array(seen, np.int64), [len(b) for b in batches]))
+        return Flow(join_rows(batches), watermark, _by_row(seen, [len(b) for b in batches]))
 
     def _late(self, step: Step) -> Flow:
         operator = self._operators[step.ups[0]]
@@ -235,3 +236,10 @@ class Task:
         for name, saved in state["operators"].items():
             if name not in lost:
                 self._operators[name].load(saved)
+
+
+def _by_row(seen: list[Any], rows: list[int]) -> Times:
+    """For each row the watermark before it, given for whole frames or for each row of one."""
+    if all(np.ndim(s) == 0 for s in seen):
+        return np.repeat(np.array(seen, np.int64), rows)
+    return np.concatenate([np.broadcast_to(s, n) for s, n in zip(seen, rows, strict=True)])

@@ -13,11 +13,12 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic as it must exist: `settings` are Kafka topic configs."""
+    """A topic as it must exist: `settings` are Kafka topic configs. A `foreign` one is made by others."""
 
     name: str
     partitions: int
-    settings: tuple[tuple[str, str], ...]
+    settings: tuple[tuple[str, str], ...] = ()
+    foreign: bool = False
 
 
 def valid_name(kind: str, name: str) -> str:
@@ -74,6 +75,11 @@ def data(name: str, partitions: int, *, retention_bytes: int = 2**30) -> Topic:
         ("segment.bytes", str(64 * 2**20)),
         ("max.message.bytes", str(8 * 2**20)),
     ))  # fmt: skip
+
+
+def foreign(name: str, partitions: int) -> Topic:
+    """A topic of other programs."""
+    return Topic(name, partitions, foreign=True)
 
 
 def facts(name: str, partitions: int) -> Topic:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from pipelines.batch import TIME_MAX, TIME_MIN, TIME_NS_MAX, WINDOW_START, Batch
+from pipelines.batch import TIME_MAX, TIME_MIN, TIME_NS_MAX, WINDOW_START, Batch, Times
 from pipelines.errors import BadData
 from pipelines.expr import Array
 from pipelines.schema import TEXT, Row
@@ -53,10 +53,14 @@ class FrameInfo:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A decoded frame."""
+    """A decoded frame.
+
+    `before`: for rows that did not come in one frame, the watermark that was in force before each, shape `(rows,)`.
+    """
 
     info: FrameInfo
     batch: Batch
+    before: Times | None = None
 
 
 def encode(batch: Batch, row: Row) -> bytes:

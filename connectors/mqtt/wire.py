@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from connectors.payloads import PAYLOAD_BYTES_MAX  # more is cut off by the decoder
 from pipelines.errors import NotConnected
 
 V311, V5 = 4, 5
-PAYLOAD_BYTES_MAX = 64 * 2**10  # more is cut off by the decoder, and refused by the codec
 SESSION_S = 7 * 86_400  # how long a broker keeps what we are owed while we are away
 PINGREQ, DISCONNECT = b"\xc0\x00", b"\xe0\x00"
 _CONNACK, _PUBLISH, _SUBACK, _PINGRESP, _DISCONNECT = 2, 3, 9, 13, 14

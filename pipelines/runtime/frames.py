@@ -13,6 +13,7 @@ from pipelines.batch import TIME_MIN, Batch
 from pipelines.dead import DeadLetter
 from pipelines.errors import BadData
 from pipelines.plan import Plan
+from pipelines.ports import Received
 from pipelines.runtime import kafka
 from pipelines.schema import Row
 from pipelines.task import Emitted
@@ -23,24 +24,15 @@ FRAME_BYTES_MAX = 2**20  # of results; more rows make more frames
 DEAD_BYTES_MAX = 2**20  # what is kept of a frame that cannot be used
 
 
-class Received(Protocol):
-    """A record as a consumer gives it."""
+class Decoder(Protocol):
+    """Reads the records of a topic that is not ours."""
 
-    @property
-    def topic(self) -> str: ...
-    @property
-    def partition(self) -> int: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def timestamp(self) -> int:
-        """ms since the epoch, when the broker took it in."""
+    def frames(self, records: Sequence[Received]) -> tuple[list[Frame], list[DeadLetter]]:
+        """Frames of consecutive records of one partition, and dead letters for those that cannot be used.
+
+        What follows from them must not depend on how records were grouped into calls.
+        """
         ...
-
-    @property
-    def value(self) -> bytes | None: ...
-    @property
-    def headers(self) -> Sequence[tuple[str, bytes]]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import math
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 
-from pipelines.runtime.frames import Received
+from pipelines.ports import Received
 
 CALL_BYTES_MAX = 16 * 2**20  # of frames that a task is given at once; about a million rows
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from pipelines import topics
 from pipelines.batch import Batch
-from pipelines.plan import SOURCES, Plan
+from pipelines.dead import DeadLetter
+from pipelines.errors import ConfigError
+from pipelines.plan import SOURCES, Plan, foreign
+from pipelines.ports import Received
+from pipelines.runtime import frames
 from pipelines.runtime.kafka import Place
 from pipelines.schema import Row
 from pipelines.task import STATE_BYTES_MAX, Task
+from pipelines.wire import Frame
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,8 @@ class Job:
     @cached_property
     def streams(self) -> dict[str, str]:
         """Stream by input topic."""
-        return {topics.stream(self.site, stream): stream for stream in self.plan.sources}
+        sources = [s for s in self.plan.steps if s.kind in SOURCES]
+        return {self.plan.topic(self.site, s.name): s.spec.stream for s in sources}
 
     @cached_property
     def exchanged(self) -> frozenset[str]:
@@ -46,6 +54,22 @@ class Job:
     def needed(self) -> dict[str, frozenset[str]]:
         """Columns of each input topic that are decoded."""
         return {topic: self.plan.needed[stream] for topic, stream in self.streams.items()}
+
+    @cached_property
+    def decoders(self) -> dict[str, frames.Decoder]:
+        """Of the input topics that are foreign; `ConfigError` if the code of one is not installed."""
+        return {t: _decoder(s) for t, stream in self.streams.items() if foreign(s := self.plan.sources[stream])}
+
+    def read(self, topic: str, records: Sequence[Received]) -> tuple[list[Frame], list[DeadLetter]]:
+        """Frames of consecutive records of one partition of an input, and dead letters for what cannot be used."""
+        if topic in self.decoders:
+            return self.decoders[topic].frames(records)
+        return frames.read(records, self.rows[topic], self.needed[topic])
+
+    @property
+    def ordered(self) -> bool:
+        """Whether a replay must repeat the calls of the first time, lest it gives something else."""
+        return len(self.streams) > 1 or bool(self.decoders)
 
     @property
     def group(self) -> str:
@@ -67,3 +91,14 @@ class Job:
     def task(self) -> Task:
         """A new task."""
         return Task(self.plan, state_bytes_max=self.state_bytes_max, dimensions=self.dimensions)
+
+
+def _decoder(source: Any) -> frames.Decoder:
+    module, _, name = source.decoder.partition(":")
+    try:
+        decoder: frames.Decoder = getattr(importlib.import_module(module), name)(source)
+    except ImportError as e:
+        raise ConfigError(
+            f"stream {source.stream}: its decoder {source.decoder} cannot be loaded ({e}): install what it needs"
+        ) from e
+    return decoder

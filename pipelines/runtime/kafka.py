@@ -182,11 +182,16 @@ def partition_of(key: str, partitions: int) -> int:
 
 
 async def ensure(brokers: str, topics: Iterable[Topic]) -> None:
-    """Create the topics that do not exist; `ConfigError` if one exists with another number of partitions."""
+    """Create the topics that do not exist; `ConfigError` if one has another number of partitions, or a foreign one is missing."""
     wanted = {t.name: t for t in topics}
     admin = await started(AIOKafkaAdminClient(bootstrap_servers=brokers), brokers)
     try:
         existing = set(await admin.list_topics())
+        if absent := [t for t in wanted.values() if t.foreign and t.name not in existing]:
+            raise ConfigError(
+                f"topic {absent[0].name} does not exist, and it is not ours to make: create it with {absent[0].partitions} "
+                "partitions, or correct topic= in the pipeline file"
+            )
         await _create(admin, [t for t in wanted.values() if t.name not in existing])
         for name, have in (await _partitions(admin, list(wanted))).items():
             if have != (want := wanted[name].partitions):

@@ -118,9 +118,11 @@ async def _replay(job: Job, partition: int, consumer: kafka.Client, restored: Re
     reader = LogReader(consumer, {places[t]: o for t, o in newest.snapshot.offsets.items()})
     for boundary in cp.boundaries(newest):
         records = await reader.upto({places[t]: o for t, o in boundary.items()})
-        restored.task.process({
-            stream: frames.read(records[places[topic]], job.rows[topic], job.needed[topic])[0]
-            for topic, stream in job.streams.items() if topic in places
-        })  # fmt: skip
-        sizes = [len(r.value or b"") for several in records.values() for r in several]
-        restored.replay_cost += cp.replay_cost(len(sizes), sum(sizes))
+        inputs = {
+            stream: job.read(topic, records[places[topic]])[0]
+            for topic, stream in job.streams.items()
+            if topic in places
+        }
+        restored.task.process(inputs)
+        size = sum(len(r.value or b"") for several in records.values() for r in several)
+        restored.replay_cost += cp.replay_cost(sum(map(len, inputs.values())), size)

@@ -80,11 +80,10 @@ class Session:
         start = self._clock.monotonic_s()
         inputs = {}
         for topic, records in batch.items():
-            inputs[self._job.streams[topic]], dead = frames.read(
-                records, self._job.rows[topic], self._job.needed[topic]
-            )
+            found, dead = self._job.read(topic, records)
+            inputs[self._job.streams[topic]] = found
             self._pending.dead += dead
-            self._cost += cp.replay_cost(len(records), sum(len(r.value or b"") for r in records))
+            self._cost += cp.replay_cost(len(found), sum(len(r.value or b"") for r in records))
         self._pending.emitted += self.task.process(inputs)
         self._advance({topic: records[-1].offset + 1 for topic, records in batch.items()})
         self._pending.newest_ms = max(r[-1].timestamp for r in batch.values())
@@ -96,7 +95,7 @@ class Session:
             self._pending.since_s = self._clock.monotonic_s()
         self._pending.calls += 1
         after = self._offsets | upto
-        if len(after) > 1:
+        if self._job.ordered:
             self._calls.append(cp.call_of(self._offsets, after))
         self._offsets = after
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from connectors import mqtt
 from connectors.columns import KEY_CHARS_MAX
 from connectors.mqtt.codec import Codec
-from connectors.mqtt.wire import PAYLOAD_BYTES_MAX
+from connectors.payloads import PAYLOAD_BYTES_MAX
 from pipelines.batch import TIME_MAX, Batch
 from pipelines.dead import DeadLetter
 from tests.connectors.schemas import Motor, Vibration

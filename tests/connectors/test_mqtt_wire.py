@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.mqtt import wire
-from connectors.mqtt.wire import PAYLOAD_BYTES_MAX, V5, V311, Accepted, Decoder, Subscribed, VersionRefused
+from connectors.mqtt.wire import V5, V311, Accepted, Decoder, Subscribed, VersionRefused
+from connectors.payloads import PAYLOAD_BYTES_MAX
 from pipelines.errors import NotConnected
 
 

@@ -15,7 +15,9 @@ from pipelines.wire import Frame, FrameInfo
 from tests.core.programs import Feed
 
 SECOND = 10**9
-FIELDS = 7  # of count, mean, min, max and std: readings, those with a value, anchor, two sums of deviations, lowest, highest
+FIELDS = (
+    7  # of count, mean, min, max and std: readings, those with a value, anchor, two sums of deviations, lowest, highest
+)
 
 
 class Reading(Schema):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipelines.runtime.frames import Received
+from pipelines.ports import Received
 from pipelines.runtime.inbox import Inbox
 
 
