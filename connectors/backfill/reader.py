@@ -1,4 +1,4 @@
-"""Pieces -> readings in the order of event time, slab by slab, in bounded memory."""
+"""Pieces -> readings, slab of time by slab of time, in bounded memory."""
 
 from __future__ import annotations
 
@@ -30,9 +30,14 @@ class Keys:
         self._codes: dict[str, int] = {}
         self._names: list[str] = []
 
-    def codes(self, names: pa.Array) -> Codes:
-        """The number of each name."""
-        return np.fromiter(map(self._code, names.to_pylist()), np.int32, len(names))
+    def codes(self, keys: pa.DictionaryArray) -> tuple[Codes, bool]:
+        """The number of each row's key, and whether all may be of the share."""
+        rows = keys.indices.fill_null(0).to_numpy()
+        used = np.zeros(len(keys.dictionary), bool)  # a dictionary may have names that no row uses
+        used[rows] = True
+        codes = np.full(len(used), OTHER, np.int32)
+        codes[used] = [self._code(name) for name in keys.dictionary.filter(pa.array(used)).to_pylist()]
+        return codes[rows], bool((codes[used] != OTHER).all())
 
     def _code(self, name: str | None) -> int:
         code = self._codes.get(name or "")
@@ -71,7 +76,7 @@ class Reader:
         self._held: dict[str, list[Held]] = {stream: [] for stream in wanted}
 
     def slab(self, slab: Slab, since: int) -> Iterator[tuple[str, Batch]]:
-        """The readings of each stream in `[since, slab.end)`, in the order of time; equal times as they lie in the dataset."""
+        """The readings of each stream in `[since, slab.end)`, as they lie in the dataset."""
         for piece in sorted(slab.pieces, key=lambda p: (p.file, p.group)):
             if len(batch := self._read(piece, since)):
                 self._held[piece.stream].append((piece.file, piece.group, batch))
@@ -80,7 +85,7 @@ class Reader:
             held.sort(key=lambda h: h[:2])
             ready, rest = _split(held, slab.end)
             self._held[stream] = rest
-            yield stream, replace(_sorted(ready, self._wanted[stream]), names=names)
+            yield stream, replace(_joined(ready, self._wanted[stream]), names=names)
 
     def _read(self, piece: Piece, since: int) -> Batch:
         wanted = self._wanted[piece.stream]
@@ -92,9 +97,7 @@ class Reader:
         columns = {name: _whole(table.column(name)) for name in table.column_names}
         unusable = _nulls(columns, wanted)
         key, time = columns[wanted.key], _times(columns[TIME])
-        codes = self.keys.codes(key.dictionary)
-        mine = bool((codes != OTHER).all())
-        codes = codes[key.indices.fill_null(0).to_numpy()]
+        codes, mine = self.keys.codes(key)
         values = {q: _values(columns, h, dtype, wanted, piece) for q, h, dtype in wanted.columns}
         batch = Batch(key.dictionary, codes, time, values)
         low = max(since, wanted.low)
@@ -178,12 +181,11 @@ def _split(held: Sequence[Held], end: int) -> tuple[list[Batch], list[Held]]:
     return ready, rest
 
 
-def _sorted(batches: list[Batch], wanted: Wanted) -> Batch:
+def _joined(batches: list[Batch], wanted: Wanted) -> Batch:
     if not batches:
         return wanted.nothing
+    if len(batches) == 1:
+        return batches[0]
     codes, time = (np.concatenate([getattr(b, n) for b in batches]) for n in ("codes", "time"))
     columns = {q: np.concatenate([b.columns[q] for b in batches]) for q, _, _ in wanted.columns}
-    whole = Batch(batches[0].names, codes, time, columns)
-    return whole if (time[1:] >= time[:-1]).all() else whole.take(np.argsort(time, kind="stable"))
-
-
+    return Batch(batches[0].names, codes, time, columns)

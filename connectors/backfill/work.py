@@ -6,21 +6,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from connectors.backfill.footer import Wanted
 from connectors.backfill.job import Job, Program
+from connectors.backfill.ordering import calls, frame
 from connectors.backfill.output import Label, Output
 from connectors.backfill.pieces import Piece, Slab, Unit, slabs
 from connectors.backfill.reader import Reader
 from connectors.backfill.record import Record, Saved
-from pipelines.batch import TIME_MAX, TIME_MIN, Batch
+from pipelines.batch import TIME_MAX, TIME_MIN
 from pipelines.plan import SOURCES
 from pipelines.task import Task
-from pipelines.wire import Frame, FrameInfo
+from pipelines.wire import Frame
 
-FRAME_ROWS = 2**12  # as collectors send them: operators bound their memory by frames
-SOURCE = "history"
 Told = Callable[[int], None]
 
 
@@ -81,7 +78,7 @@ class _Run:
             if rows >= limits.checkpoint_rows:
                 self._save(number)
                 rows = 0
-        self._process({s: [_frame(TIME_MAX, w.nothing)] for s, w in self._wanted.items()})
+        self._process({s: [frame(TIME_MAX, w.nothing)] for s, w in self._wanted.items()})
         self._save(len(found), done=True)
         return self._saved
 
@@ -116,27 +113,3 @@ def _resumed(found: Sequence[Slab], done: int, since: int) -> Iterator[Slab]:
     for i, slab in enumerate(found[done:]):
         yield Slab(slab.end, before + slab.pieces) if i == 0 else slab
 
-
-def calls(rows: Mapping[str, Batch]) -> Iterator[dict[str, list[Frame]]]:
-    """Readings in the order of time as frames whose watermark is the time of the next. One stream goes in at once; several
-    side by side, so that none runs ahead of the others.
-    """
-    when = np.concatenate([b.time for b in rows.values()])
-    if not len(when):
-        return
-    if len(rows) > 1:
-        when = np.sort(when)
-    edges = [*np.unique(when[FRAME_ROWS::FRAME_ROWS]).tolist(), int(when[-1])]
-    cuts = {s: [0, *np.searchsorted(b.time, edges[:-1]).tolist(), len(b)] for s, b in rows.items()}
-    frames = {
-        s: [_frame(e, b.take(slice(*cuts[s][i : i + 2]))) for i, e in enumerate(edges)] for s, b in rows.items()
-    }
-    if len(rows) == 1:
-        yield frames
-        return
-    for i in range(len(edges)):
-        yield {s: [of[i]] for s, of in frames.items()}
-
-
-def _frame(watermark: int, batch: Batch) -> Frame:
-    return Frame(FrameInfo(SOURCE, watermark, len(batch)), batch)

@@ -1,0 +1,60 @@
+"""A backfill gives what the stream gave, to the last bit, however its readings lie in files and are shared out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines import Col, Key, Schema
+from pipelines.batch import Batch
+from tests.backfill import kit
+from tests.backfill.kit import ONE, TWO, Store
+
+
+class Machine(Schema):
+    device = Key[str]()
+    limit = Col[float]("mm/s", absent=1.0)
+
+
+FACTS = Machine.facts(device=[f"m{i}" for i in range(0, 40, 2)], limit=[float(i) for i in range(0, 40, 2)])
+EMPTY = ("late",)
+
+
+def shuffled(batch: Batch) -> list[Batch]:
+    """In batches that overlap in time: a tenth of the readings comes with the next batch. Of equal times all do."""
+    first = np.searchsorted(batch.time, batch.time)
+    parts = first // 2_500 + (batch.time // 10**6 % 10 == 0)
+    return [batch.take(parts == i) for i in range(parts.max() + 1)]
+
+
+def check(file: str, out: Path, want: dict[str, dict[str, list[object]]]) -> None:
+    for name, columns in want.items():
+        assert columns, f"{name} has no rows: the test shows nothing"
+        got = kit.stored(out, f"t/{name}")
+        assert got.keys() == columns.keys()
+        for column, values in columns.items():
+            assert got[column] == values, (name, column)
+
+
+@pytest.mark.parametrize("layout", ["segments", "by time", "by key", "sites"])
+def test_one_stream(tmp_path: Path, layout: str) -> None:
+    file = kit.program(tmp_path / "p", ONE)
+    batch = kit.readings(20_000, 12)
+    store = Store(file, tmp_path / "store")
+    match layout:
+        case "segments":
+            dataset = store.segments("readings", shuffled(batch))
+        case "sites":
+            own = batch.codes % 2 == 0
+            dataset = store.segments("readings", [batch.take(own)], site="a")
+            store.segments("readings", [batch.take(~own)], site="b")
+        case _:
+            dataset = store.plain("readings", batch, by=layout.removeprefix("by "))
+    summary = kit.backfill(file, {"readings": dataset}, tmp_path / "out")
+    check(file, tmp_path / "out", kit.as_stream(file, {"readings": batch}, FACTS))
+    assert (summary.rows, summary.dropped) == (len(batch), 0)
+    assert summary.units > 2, "held_bytes_max did not share the keys out"
+    assert not (tmp_path / "out/t/raw").exists()
+    assert not (tmp_path / "out/t/late").exists()
