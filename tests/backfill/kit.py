@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from connectors.backfill.job import Job, Limits
 from connectors.backfill.run import Summary, run
+from connectors.backfill.work import Told
 from connectors.parquet import manifest
 from connectors.parquet.segment import File, Manifest, Origin, Span, file_path
 from connectors.parquet.writer import Rows, columns_of
@@ -296,10 +297,14 @@ def _plain(values: Any) -> Any:
     return pa.array(values.tolist(), pa.string()) if values.dtype.kind == "T" else pa.array(values)
 
 
-def backfill(file: str, datasets: Mapping[str, Path], out: Path, *, limits: Limits = SMALL, jobs: int = 1, **more: Any) -> Summary:
+def job(file: str, datasets: Mapping[str, Path], out: Path, *, limits: Limits = SMALL, **more: Any) -> Job:
+    """One with small limits."""
+    return Job(file, tuple((s, str(d)) for s, d in datasets.items()), str(out), limits=limits, **more)
+
+
+def backfill(file: str, datasets: Mapping[str, Path], out: Path, *, jobs: int = 1, told: Told = lambda rows: None, **more: Any) -> Summary:
     """Run one."""
-    given = tuple((s, str(d)) for s, d in datasets.items())
-    return run(Job(file, given, str(out), limits=limits, **more), jobs=jobs)
+    return run(job(file, datasets, out, **more), jobs=jobs, told=told)
 
 
 def stored(out: Path, table: str) -> dict[str, list[Any]]:
@@ -335,14 +340,17 @@ def _ordered(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
 
 
 def as_stream(file: str, batches: Mapping[str, Batch], facts: Batch | None = None) -> dict[str, dict[str, list[Any]]]:
-    """What the pipeline gives for the same readings in frames of 500."""
+    """What the pipeline gives for the same readings in 50 frames of each stream, side by side in time."""
     pipeline, streams = results(file)
     plan = pipeline.plan()
     handles = {s.spec.stream: s.name for s in plan.steps if s.kind in ("source", "table")}
     inputs: dict[Any, Any] = {}
+    first, last = min(b.time[0] for b in batches.values()), max(b.time[-1] for b in batches.values())
+    edges = first + (last - first) // 50 * np.arange(1, 50)
     for stream, batch in batches.items():
         handle = replace(next(iter(streams.values())), step=handles[stream])
-        inputs[handle] = [batch.take(slice(i, i + 500)) for i in range(0, len(batch), 500)]
+        cuts = [0, *np.searchsorted(batch.time, edges).tolist(), len(batch)]
+        inputs[handle] = [batch.take(slice(*cuts[i : i + 2])) for i in range(50)]
     if facts is not None:
         inputs[replace(next(iter(streams.values())), step="machine")] = facts
     out = testing.run(pipeline, inputs)

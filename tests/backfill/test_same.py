@@ -58,3 +58,32 @@ def test_one_stream(tmp_path: Path, layout: str) -> None:
     assert summary.units > 2, "held_bytes_max did not share the keys out"
     assert not (tmp_path / "out/t/raw").exists()
     assert not (tmp_path / "out/t/late").exists()
+
+
+def test_several_streams_side_by_side(tmp_path: Path) -> None:
+    file = kit.program(tmp_path / "p", TWO)
+    batches = {
+        "readings": kit.readings(12_000, 8, every=0.05),
+        "tools": kit.readings(6_000, 8, 1, schema="Tool", every=0.1),
+        "work": kit.readings(40, 8, 2, schema="Work", every=10.0),
+    }
+    store = Store(file, tmp_path / "store")
+    datasets = {
+        "readings": store.segments("readings", shuffled(batches["readings"])),
+        "tools": store.plain("tools", batches["tools"], by="time", group=500),
+        "work": store.plain("work", batches["work"], by="key", group=500),
+    }
+    summary = kit.backfill(file, datasets, tmp_path / "out")
+    assert summary.units > 2
+    check(file, tmp_path / "out", kit.as_stream(file, batches))
+
+
+def test_side_by_side_in_processes(tmp_path: Path) -> None:
+    file = kit.program(tmp_path / "p", ONE)
+    batch = kit.readings(20_000, 12)
+    dataset = Store(file, tmp_path / "store").plain("readings", batch, by="key")
+    told: list[int] = []
+    kit.backfill(file, {"readings": dataset}, tmp_path / "alone")
+    kit.backfill(file, {"readings": dataset}, tmp_path / "both", jobs=2, told=told.append)
+    check(file, tmp_path / "both", kit.as_stream(file, {"readings": batch}, FACTS))
+    assert sum(told) == len(batch)
