@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ import numpy as np
 
 from connectors.parquet.segment import DATES_MAX, DAY_NS, File, Manifest, Origin, Span, file_path
 from connectors.parquet.writer import Rows, columns_of
+from connectors.backfill.record import put
 from connectors.upload.options import Table
-from connectors.upload.store import Folder, put_once
 from pipelines.batch import WINDOW_START, Batch
 from pipelines.operators.flow import join_rows
 from pipelines.task import Emitted
@@ -35,7 +34,7 @@ class Output:
 
     def __init__(self, label: Label, table: Table, out: Path, bounds: tuple[int, int, int], written: int) -> None:
         """`bounds`: results in [begin, end), of windows that begin at the third or later; ns."""
-        self._label, self._table, self._store = label, table, Folder(out)
+        self._label, self._table, self._folder = label, table, out
         self._begin, self._end, self._since = bounds
         self._waiting: list[Batch] = []
         self.rows = 0  # that wait
@@ -60,9 +59,9 @@ class Output:
         names = self._waiting[-1].names  # of the unit's task, where names are only ever added
         whole, self._waiting, self.rows = join_rows(self._waiting), [], 0
         rows = Batch(names, whole.codes, whole.time, whole.columns)
-        return sum(asyncio.run(self._write(part)) for part in _by_dates(rows))
+        return sum(self._write(part) for part in _by_dates(rows))
 
-    async def _write(self, batch: Batch) -> int:
+    def _write(self, batch: Batch) -> int:
         label, sink, row = self._label, self._table.sink, self._table.row
         span = Span(Origin(self._table.topic, label.unit, label.log), self.written, self.written + len(batch))
         rows, files = Rows(row, [batch]), []
@@ -74,13 +73,13 @@ class Output:
             held = BytesIO()
             rows.write(part, held, sink.profile, facts)
             data, path = held.getvalue(), file_path(sink.table, label.site, part.date, span)
-            await put_once(self._store, path, data)
+            put(self._folder, path, data)
             times = part.time_min_us, part.time_max_us
             digest = hashlib.sha256(data).hexdigest()
             files.append(File(path, part.date, len(part.rows), len(data), digest, *times, row.fingerprint[:8]))
         where = (label.site, *_fields(span))
         manifest = Manifest(sink.table, label.pipeline, *where, tuple(files), {row.fingerprint[:8]: columns_of(row)})
-        await put_once(self._store, manifest.path, manifest.encode())
+        put(self._folder, manifest.path, manifest.encode())
         self.written = span.end
         return len(files)
 

@@ -53,9 +53,8 @@ class Record:
 
     def begin(self, facts: dict[str, object], units: list[Unit]) -> None:
         """Put a new backfill on record."""
-        self._write(
-            self.folder / "job.json", msgspec.json.format(msgspec.json.encode({**facts, "units": [asdict(u) for u in units]}))
-        )
+        data = msgspec.json.encode({**facts, "units": [asdict(u) for u in units]})
+        put(self.folder, "job.json", msgspec.json.format(data))
 
     def load(self, unit: Unit) -> Saved:
         """How far a unit has come."""
@@ -67,7 +66,7 @@ class Record:
 
     def save(self, unit: Unit, saved: Saved) -> None:
         """Put on record, durably."""
-        self._write(self._state(unit), msgspec.msgpack.encode(saved))
+        put(self.folder, self._state(unit).name, msgspec.msgpack.encode(saved))
 
     def _state(self, unit: Unit) -> Path:
         return self.folder / f"{unit.number:05d}.state"
@@ -79,18 +78,21 @@ class Record:
             raise StateError(f"{path} is damaged ({e}): remove {self.folder.parent} and begin again") from e
         return found
 
-    def _write(self, path: Path, data: bytes) -> None:
-        disk = Disk()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            disk.write(path, lambda file: _fill(file, data))
-            disk.publish(path)
-            disk.sync(self.folder)
-        except OSError as e:
-            raise Unavailable(f"{path} cannot be written ({e.strerror or e}): free space, or give another folder with --out") from e
+
+def put(folder: Path, path: str, data: bytes) -> None:
+    """Put a file into a folder, durably and whole or not at all; what a crash left of it before is written over."""
+    disk, file = Disk(), folder / path
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        disk.write(file, lambda out: _fill(out, data))
+        disk.publish(file)
+        for above in file.parents:
+            disk.sync(above)
+            if above == folder:
+                break
+    except OSError as e:
+        raise Unavailable(f"{file} cannot be written ({e.strerror or e}): free space, or give another folder with --out") from e
 
 
 def _fill(file: BinaryIO, data: bytes) -> None:
     file.write(data)
-
-
