@@ -7,6 +7,9 @@ Below the folder of results, where readers of tables do not look:
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -37,6 +40,17 @@ class Record:
 
     def __init__(self, out: str) -> None:
         self.folder = Path(out).resolve() / FOLDER
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else works on it meanwhile; `Unavailable` if somebody does."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / "lock").open("w") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                yield
+        except BlockingIOError as e:
+            raise Unavailable(f"a backfill into {self.folder.parent} is running already: wait for it, or give another --out") from e
 
     def check(self, facts: dict[str, object]) -> list[Unit]:
         """The units of the backfill that is there, none if there is none; `StateError` if it is another one."""

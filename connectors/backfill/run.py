@@ -14,7 +14,7 @@ from typing import Any
 
 from connectors.backfill.job import Job
 from connectors.backfill.planning import orders
-from connectors.backfill.record import Saved
+from connectors.backfill.record import Record, Saved
 from connectors.backfill.work import Order, Told, work
 from pipelines.errors import ConfigError, Unavailable
 
@@ -40,14 +40,16 @@ def run(
     `jobs` processes (0: as many as there are cores), or the workers of the Dask scheduler at `cluster`. `planned` is given the
     number of readings in all, `told` those that were computed since (an upper bound; what was done before counts, too).
     """
-    todo = orders(job, jobs or len(os.sched_getaffinity(0)))
-    planned(sum(p.rows for o in todo for p in o.pieces))
-    if cluster:
-        done = list(_on_cluster(cluster, todo, told))
-    elif (count := min(jobs or len(os.sched_getaffinity(0)), len(todo))) > 1:
-        done = list(_in_processes(count, todo, told))
-    else:
-        done = [work(order, told) for order in todo]
+    jobs = jobs or len(os.sched_getaffinity(0))
+    with Record(job.out).alone():
+        todo = orders(job, jobs)
+        planned(sum(p.rows for o in todo for p in o.pieces))
+        if cluster:
+            done = list(_on_cluster(cluster, todo, told))
+        elif (count := min(jobs, len(todo))) > 1:
+            done = list(_in_processes(count, todo, told))
+        else:
+            done = [work(order, told) for order in todo]
     return _summary(done)
 
 
@@ -99,6 +101,15 @@ _news: Any = None
 def _begin(news: Any) -> None:
     global _news
     _news = news
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Were the command killed, its processes would go on writing beside the next one."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(order: Order) -> Saved:
