@@ -19,13 +19,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks import backfill_pipeline
+from benchmarks.backfill_pipeline import Reading
 from benchmarks.measure import Figures, arguments, medians, progress, report, run_alone, show
 from benchmarks.windows import Load
-from connectors import parquet, topic
 from connectors.backfill.job import Job
 from connectors.backfill.run import run
 from connectors.parquet.writer import Rows
-from pipelines import Col, Key, Pipeline, Schema, agg, tumbling
 from pipelines.batch import Batch
 from pipelines.expr import Array
 
@@ -33,22 +33,6 @@ LOAD = Load(rows=48_000_000)
 FILE_ROWS = 4_000_000
 WINDOW_NS = 10 * 10**9
 THREADS = len(os.sched_getaffinity(0))
-
-
-class Reading(Schema):
-    device = Key[str]()
-    x = Col[float]("mm/s")
-
-
-class Tens(Schema):
-    n = agg.count()
-    mean = agg.mean(Reading.x)
-    low = agg.min(Reading.x)
-    high = agg.max(Reading.x)
-
-
-bench = Pipeline("bench")
-bench.read(topic.append(Reading, "readings")).window(tumbling("10s", late="0s"), Tens).to(parquet.dataset("bench/tens"))
 
 
 def make(folder: Path, load: Load) -> None:
@@ -90,7 +74,7 @@ def timed(work: Callable[[], object]) -> float:
 def run_backfill(folder: Path, threads: int) -> None:
     """Windows by `pipeline backfill`, its results on disk."""
     with tempfile.TemporaryDirectory() as out:
-        job = Job(__file__, (("readings", str(folder)),), out)
+        job = Job(backfill_pipeline.__file__, (("readings", str(folder)),), out)
         seconds = timed(lambda: run(job, jobs=threads))
         report(seconds=seconds)
         check(pa.concat_tables(pq.read_table(p, partitioning=None) for p in Path(out).glob("bench/tens/**/*.parquet")), folder)

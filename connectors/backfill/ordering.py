@@ -7,6 +7,7 @@ the edge before it. Within a frame keys may stand in any order, as in the frames
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -19,6 +20,7 @@ FRAMES_TOGETHER = 8  # given to the task in one call
 SOURCE = "history"
 RUN_ROWS_MIN = 8  # of a key in a frame, on average, from which on copying runs beats sorting
 SAMPLE = 16
+_NONE = np.empty(0, np.int64)
 
 
 def calls(rows: Mapping[str, Batch]) -> Iterator[dict[str, list[Frame]]]:
@@ -28,9 +30,9 @@ def calls(rows: Mapping[str, Batch]) -> Iterator[dict[str, list[Frame]]]:
     edges = _edges([b.time for b in rows.values()])
     ordered = {stream: Ordered(batch, edges[:-1]) for stream, batch in rows.items()}
     together = FRAMES_TOGETHER if len(rows) == 1 else 1
-    for at in range(0, len(edges), together):
-        numbers = range(at, min(at + together, len(edges)))
-        yield {stream: [frame(int(edges[i]), of.part(i)) for i in numbers] for stream, of in ordered.items()}
+    for low in range(0, len(edges), together):
+        high = min(low + together, len(edges))
+        yield {s: [frame(*f) for f in zip(edges[low:high].tolist(), of.frames(low, high), strict=True)] for s, of in ordered.items()}
 
 
 def frame(watermark: int, batch: Batch) -> Frame:
@@ -42,7 +44,7 @@ def _edges(times: Sequence[Times]) -> Times:
     """Times between which lie about `FRAME_ROWS` readings of all streams; the last is that of the newest."""
     rows = sum(map(len, times))
     if not rows:
-        return np.empty(0, np.int64)
+        return _NONE
     every = SAMPLE if rows > FRAME_ROWS else 1
     sample = np.sort(np.concatenate([t[::every] for t in times]))
     inner = np.unique(sample[FRAME_ROWS // every :: FRAME_ROWS // every])
@@ -51,43 +53,49 @@ def _edges(times: Sequence[Times]) -> Times:
 
 
 class Ordered:
-    """The readings of a stream in frames; copied when a frame is asked for, so that they are in the core's cache when computed."""
+    """The readings of a stream in frames; copied when frames are asked for, so that they are in the core's cache when computed."""
 
     def __init__(self, batch: Batch, inner: Times) -> None:
         """Frames end before the times `inner`, the last one at the end."""
         self._batch, time = batch, batch.time
-        self._order: Array | None = None
+        self._order: Array | None = None  # of all readings …
+        self._starts: Array | None = None  # … or where those of each key begin in each frame, shape (frames + 1, keys)
         falls = time[1:] < time[:-1]
-        if not falls.any():
-            self._cuts = _cuts(time, inner)
-            return
-        begins = np.flatnonzero(falls | (batch.codes[1:] != batch.codes[:-1])) + 1
-        begins = np.concatenate([[0], begins, [len(time)]])
-        keys, pieces = len(np.unique(batch.codes[begins[:-1]])), len(begins) - 1
-        if keys == pieces and pieces * (len(inner) + 1) * RUN_ROWS_MIN <= len(time):
-            self._order, self._cuts = _by_runs(time, begins, inner)
-        else:
+        if falls.any():
+            begins = np.flatnonzero(falls | (batch.codes[1:] != batch.codes[:-1])) + 1
+            begins = np.concatenate([[0], begins, [len(time)]])
+            keys, runs = len(np.unique(batch.codes[begins[:-1]])), len(begins) - 1
+            if keys == runs and runs * (len(inner) + 1) * RUN_ROWS_MIN <= len(time):
+                self._starts = _by_key(time, begins, inner)
+                self._cuts = (self._starts - self._starts[0]).sum(axis=1).tolist()
+                return
             self._order = np.argsort(time, kind="stable")
-            self._cuts = _cuts(time[self._order], inner)
+            time = time[self._order]
+        self._cuts = [0, *np.searchsorted(time, inner).tolist(), len(time)]
 
-    def part(self, number: int) -> Batch:
-        """A frame's readings."""
-        part = slice(*self._cuts[number : number + 2])
-        return self._batch.take(part if self._order is None else self._order[part])
+    def frames(self, low: int, high: int) -> list[Batch]:
+        """The readings of frames `low` up to, not including, `high`."""
+        begin, end = self._cuts[low], self._cuts[high]
+        if self._starts is not None:
+            batch = self._batch.take(_runs(self._starts[low : high + 1]))
+        else:
+            batch = self._batch.take(slice(begin, end) if self._order is None else self._order[begin:end])
+        cuts = [cut - begin for cut in self._cuts[low : high + 1]]
+        return [batch.take(slice(*cut)) for cut in pairwise(cuts)]
 
 
-def _cuts(time: Times, inner: Times) -> list[int]:
-    return [0, *np.searchsorted(time, inner).tolist(), len(time)]
-
-
-def _by_runs(time: Times, begins: Array, inner: Times) -> tuple[Array, list[int]]:
-    """Of readings that lie key by key, in the order of time: first those of every key before the first edge, and so on."""
-    starts = np.empty((len(inner) + 2, len(begins) - 1), np.int64)  # of each key's readings in each frame
+def _by_key(time: Times, begins: Array, inner: Times) -> Array:
+    """Where each key's readings begin in each frame, and end in the last, if they lie key by key, each in the order of time."""
+    starts = np.empty((len(inner) + 2, len(begins) - 1), np.int64)
     starts[0], starts[-1] = begins[:-1], begins[1:]
-    for run, (low, high) in enumerate(zip(begins[:-1].tolist(), begins[1:].tolist(), strict=True)):
+    for run, (low, high) in enumerate(pairwise(begins.tolist())):
         starts[1:-1, run] = low + np.searchsorted(time[low:high], inner)
-    lengths = np.diff(starts, axis=0)
-    flat = lengths.ravel()
-    shift = starts[:-1].ravel() - (np.cumsum(flat) - flat)
-    order: Array = np.repeat(shift, flat) + np.arange(len(time))
-    return order, [0, *np.cumsum(lengths.sum(axis=1)).tolist()]
+    return starts
+
+
+def _runs(starts: Array) -> Array:
+    """Indices of the readings of some frames: those of every key in the first, and so on."""
+    lengths = np.diff(starts, axis=0).ravel()
+    ends = np.cumsum(lengths)
+    found: Array = np.repeat(starts[:-1].ravel() - (ends - lengths), lengths) + np.arange(ends[-1])
+    return found

@@ -32,7 +32,7 @@ class Keys:
 
     def codes(self, keys: pa.DictionaryArray) -> tuple[Codes, bool]:
         """The number of each row's key, and whether all may be of the share."""
-        rows = keys.indices.fill_null(0).to_numpy()
+        rows = (keys.indices.fill_null(0) if keys.null_count else keys.indices).to_numpy()
         used = np.zeros(len(keys.dictionary), bool)  # a dictionary may have names that no row uses
         used[rows] = True
         codes = np.full(len(used), OTHER, np.int32)

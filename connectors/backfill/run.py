@@ -41,16 +41,18 @@ def run(
     number of readings in all, `told` those that were computed since (an upper bound; what was done before counts, too).
     """
     jobs = jobs or len(os.sched_getaffinity(0))
-    with Record(job.out).alone():
+
+    def plan() -> list[Order]:
         todo = orders(job, jobs)
         planned(sum(p.rows for o in todo for p in o.pieces))
+        return todo
+
+    with Record(job.out).alone():
         if cluster:
-            done = list(_on_cluster(cluster, todo, told))
-        elif (count := min(jobs, len(todo))) > 1:
-            done = list(_in_processes(count, todo, told))
-        else:
-            done = [work(order, told) for order in todo]
-    return _summary(done)
+            return _summary(list(_on_cluster(cluster, plan(), told)))
+        if jobs > 1:
+            return _summary(list(_in_processes(job, jobs, plan, told)))
+        return _summary([work(order, told) for order in plan()])
 
 
 def _summary(done: Sequence[Saved]) -> Summary:
@@ -61,12 +63,15 @@ def _summary(done: Sequence[Saved]) -> Summary:
     return Summary(len(done), sum(s.rows for s in done), sum(s.dropped for s in done), sum(s.files for s in done), results)
 
 
-def _in_processes(count: int, todo: Sequence[Order], told: Told) -> Iterator[Saved]:
+def _in_processes(job: Job, count: int, plan: Callable[[], list[Order]], told: Told) -> Iterator[Saved]:
+    """The processes start while the plan is made."""
     context = multiprocessing.get_context("spawn")  # a fork would copy Arrow's threads, which are not there
     news = context.SimpleQueue()
     with _heard(news, told), ProcessPoolExecutor(count, context, _begin, (news,)) as pool:
-        futures = [pool.submit(_work, order) for order in todo]
+        for _ in range(count):
+            pool.submit(_ready, job)
         try:
+            futures = [pool.submit(_work, order) for order in plan()]
             for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool as e:
@@ -110,6 +115,11 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def _ready(job: Job) -> None:
+    """Import what is needed and load the pipeline."""
+    _ = job.program
 
 
 def _work(order: Order) -> Saved:

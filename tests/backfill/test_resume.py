@@ -95,9 +95,9 @@ def test_done_is_done(tmp_path: Path) -> None:
     file = kit.program(tmp_path / "p", ONE)
     dataset = Store(file, tmp_path / "store").plain("readings", kit.readings(5_000, 4), by="key")
     first = kit.backfill(file, {"readings": dataset}, tmp_path / "out")
-    before = {f: f.stat().st_mtime_ns for f in (tmp_path / "out").rglob("*")}
+    before = {f: f.stat().st_mtime_ns for f in (tmp_path / "out").rglob("*.*")}
     assert kit.backfill(file, {"readings": dataset}, tmp_path / "out", jobs=2) == first
-    assert {f: f.stat().st_mtime_ns for f in (tmp_path / "out").rglob("*")} == before
+    assert {f: f.stat().st_mtime_ns for f in (tmp_path / "out").rglob("*.*")} == before
 
 
 def test_another_backfill_into_the_same_folder_is_refused(tmp_path: Path) -> None:
