@@ -29,7 +29,7 @@ from connectors.parquet.writer import Rows
 from pipelines.batch import Batch
 from pipelines.expr import Array
 
-LOAD = Load(rows=48_000_000)
+LOAD = Load(rows=96_000_000)
 FILE_ROWS = 4_000_000
 WINDOW_NS = 10 * 10**9
 THREADS = len(os.sched_getaffinity(0))
