@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 
 from connectors.backfill.dataset import Found, Place
 from connectors.backfill.pieces import Piece
+from connectors.backfill.prune import Bounds, filters, may_pass
 from connectors.columns import Layout
 from pipelines.batch import TIME_NS_MAX, Batch
 from pipelines.errors import ConfigError
-from pipelines.plan import Step
+from pipelines.expr import Expr
+from pipelines.plan import Plan, Step
 from pipelines.schema import TEXT
 
 TIME = "time"
@@ -38,14 +40,17 @@ class Wanted:
     absent: dict[str, Any]  # by header: what stands for a missing value
     low: int  # readings in [low, high), ns
     high: int
+    conditions: tuple[Expr[bool], ...]  # of which a reading must meet one, if there are any
 
     @classmethod
-    def of(cls, step: Step, needed: frozenset[str], low: int, high: int) -> Wanted:
-        """Of a source step; a table is known from its beginning."""
+    def of(cls, step: Step, plan: Plan, low: int, high: int) -> Wanted:
+        """Of a source step of a plan; a table is known from its beginning."""
+        needed = plan.needed[step.spec.stream]
         fields = [f for f in step.row.fields if f.qualified in needed]
         columns = tuple((f.qualified, f.name, f.dtype) for f in fields)
         since = -TIME_NS_MAX if step.kind == "table" else low
-        return cls(step.spec.stream, step.row.key, columns, dict(Layout.of(step.spec.schema).absent), since, high)
+        absent = dict(Layout.of(step.spec.schema).absent)
+        return cls(step.spec.stream, step.row.key, columns, absent, since, high, filters(plan, step.name))
 
     @property
     def nothing(self) -> Batch:
@@ -86,7 +91,8 @@ def pieces(found: Found, number: int, wanted: Wanted) -> list[Piece]:
                 continue
             begin, end = _times(file, group, at[TIME])
             first, last = _keys(facts.column(at[wanted.key]).statistics)
-            if begin < wanted.high and end >= wanted.low:
+            useful = may_pass(wanted.conditions, _bounds(facts, at, wanted))
+            if begin < wanted.high and end >= wanted.low and useful:
                 made.append(
                     Piece(
                         wanted.stream, found.site, found.path, number, group, facts.num_rows, begin, end, first, last, found.partition
@@ -126,6 +132,16 @@ def _times(file: pq.ParquetFile, group: int, column: int) -> tuple[int, int]:
     times = file.read_row_group(group, columns=[TIME], use_threads=False).column(TIME)
     bounds = pc.min_max(times.cast(pa.int64()))
     return tuple((b.as_py() or 0) * UNITS_NS[times.type.unit] for b in (bounds["min"], bounds["max"]))  # type: ignore[return-value]
+
+
+def _bounds(facts: Any, at: Mapping[str, int], wanted: Wanted) -> Bounds:
+    """Of columns without nulls; not of float32, which numpy compares in its own precision."""
+    found = {}
+    for qualified, header, dtype in wanted.columns if wanted.conditions else ():
+        known = facts.column(at[header]).statistics if header in at and dtype != "float32" else None
+        if known is not None and known.has_min_max and known.has_null_count and not known.null_count:
+            found[qualified] = known.min, known.max
+    return found
 
 
 def _keys(facts: Any) -> tuple[str, str | None]:

@@ -35,7 +35,7 @@ def wanted_of(job: Job, program: Program) -> dict[str, Wanted]:
     """What is read of each stream."""
     plan, low = program.plan, job.reads_from
     sources = [s for s in plan.steps if s.kind in SOURCES]
-    return {s.spec.stream: Wanted.of(s, plan.needed[s.spec.stream], low, job.end) for s in sources}
+    return {s.spec.stream: Wanted.of(s, plan, low, job.end) for s in sources}
 
 
 def work(order: Order, told: Told = lambda rows: None) -> Saved:
