@@ -38,7 +38,11 @@ THREADS = len(os.sched_getaffinity(0))
 def make(folder: Path, load: Load) -> None:
     """Write the files, and the truth beside them: count, mean, minimum and maximum, shape (4, windows, keys)."""
     names = pa.array([f"press-{k:04}" for k in range(load.keys)])
-    x, when, code = load.values().round(2), load.times() // 1000 * 1000, (np.arange(load.rows) % load.keys).astype(np.int32)
+    x, when, code = (
+        load.values().round(2),
+        load.times() // 1000 * 1000,
+        (np.arange(load.rows) % load.keys).astype(np.int32),
+    )
     for at in range(0, load.rows, FILE_ROWS):
         part = slice(at, at + FILE_ROWS)
         rows = Rows(Reading.measured(), [Batch(names, code[part], when[part], {"Reading.x": x[part]})])
@@ -77,7 +81,10 @@ def run_backfill(folder: Path, threads: int) -> None:
         job = Job(backfill_pipeline.__file__, (("readings", str(folder)),), out)
         seconds = timed(lambda: run(job, jobs=threads))
         report(seconds=seconds)
-        check(pa.concat_tables(pq.read_table(p, partitioning=None) for p in Path(out).glob("bench/tens/**/*.parquet")), folder)
+        check(
+            pa.concat_tables(pq.read_table(p, partitioning=None) for p in Path(out).glob("bench/tens/**/*.parquet")),
+            folder,
+        )
 
 
 def run_duckdb(folder: Path, threads: int) -> None:
@@ -112,7 +119,9 @@ CASES = {"backfill": run_backfill, "duckdb": run_duckdb, "arrow": run_arrow}
 
 def main() -> None:
     """Run all cases interleaved, each in a process of its own."""
-    options = arguments("Rows a second of a backfill over Parquet, beside DuckDB's GROUP BY of the same windows.").parse_args()
+    options = arguments(
+        "Rows a second of a backfill over Parquet, beside DuckDB's GROUP BY of the same windows."
+    ).parse_args()
     folder = Path(tempfile.mkdtemp(prefix="backfill-"))
     try:
         progress(f"writing {LOAD.rows:,} readings to {folder}")
@@ -136,7 +145,12 @@ def main() -> None:
     rates = dict.fromkeys(runs, "{:,.0f} rows/s")
     ratios = {f"of_{other}_{n}": "{:.2f}" for n in (1, THREADS) for other in ("duckdb", "arrow")}
     shapes = {**rates, **ratios, "rss_mb_backfill_1": "{:,.0f} MB", "bytes_a_row": "{:.1f}"}
-    show(f"backfill: 1,000 keys, {LOAD.rows:,} rows in Parquet (medians of {options.runs})", figures, shapes, options.json)
+    show(
+        f"backfill: 1,000 keys, {LOAD.rows:,} rows in Parquet (medians of {options.runs})",
+        figures,
+        shapes,
+        options.json,
+    )
 
 
 if __name__ == "__main__":

@@ -45,10 +45,18 @@ class Moment(click.ParamType):
 
 @click.command()
 @click.argument("file")
-@click.option("--source", "sources", multiple=True, required=True, metavar="[STREAM=]DATASET",
-              help="Readings: a folder, file or 'pattern' of Parquet or CSV; of a stream, if the pipeline reads several.")
+@click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    required=True,
+    metavar="[STREAM=]DATASET",
+    help="Readings: a folder, file or 'pattern' of Parquet or CSV; of a stream, if the pipeline reads several.",
+)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the results.")
-@click.option("--from", "begin", type=Moment(), default=None, help="Results from this event time on [the first reading].")
+@click.option(
+    "--from", "begin", type=Moment(), default=None, help="Results from this event time on [the first reading]."
+)
 @click.option("--to", "end", type=Moment(), default=None, help="… up to, not including, this one [the last reading].")
 @click.option("--warm-up", type=Duration(), help="Also read so much before --from [as long as the windows reach].")
 @click.option("--jobs", type=click.IntRange(1), help="Processes [one for each core].")

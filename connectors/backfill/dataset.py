@@ -124,4 +124,3 @@ def _by_manifests(place: Place, paths: Sequence[str]) -> list[Found]:
               f.time_max_us * 1000 + 999, m.partition)
         for m in read for f in m.files
     ]  # fmt: skip
-

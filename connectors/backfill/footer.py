@@ -73,7 +73,10 @@ def opened(path: str, wanted: Wanted) -> pq.ParquetFile:
     """A file; `ConfigError` if it cannot be read."""
     place = Place.of(path)
     try:
-        return pq.ParquetFile(place.system.open_input_file(place.path), read_dictionary=wanted.coded)
+        source = place.system.open_input_file(place.path)
+        metadata = pq.read_metadata(source)
+        coded = [c for c in wanted.coded if c in metadata.schema.names]
+        return pq.ParquetFile(source, metadata=metadata, read_dictionary=coded)
     except (pa.ArrowException, OSError) as e:
         raise ConfigError(f"{path} cannot be read: {e}: leave it out of the dataset, or bring it again") from e
 
@@ -95,7 +98,17 @@ def pieces(found: Found, number: int, wanted: Wanted) -> list[Piece]:
             if begin < wanted.high and end >= wanted.low and useful:
                 made.append(
                     Piece(
-                        wanted.stream, found.site, found.path, number, group, facts.num_rows, begin, end, first, last, found.partition
+                        wanted.stream,
+                        found.site,
+                        found.path,
+                        number,
+                        group,
+                        facts.num_rows,
+                        begin,
+                        end,
+                        first,
+                        last,
+                        found.partition,
                     )
                 )
         return made

@@ -60,14 +60,18 @@ class Job:
     def check(self) -> None:
         """`ConfigError` if it makes no sense."""
         if self.begin >= self.end:
-            raise ConfigError("--from is not before --to: readings are taken from the first up to, not including, the second")
+            raise ConfigError(
+                "--from is not before --to: readings are taken from the first up to, not including, the second"
+            )
         streams, given = list(self.program.plan.sources), [stream for stream, _ in self.datasets]
         if unknown := [s for s in given if s not in streams]:
             raise ConfigError(
                 f"--source {unknown[0]}=…: the tables of {self.pipeline} are computed from {', '.join(streams)}: name one of these"
             )
         if twice := [s for s in given if given.count(s) > 1]:
-            raise ConfigError(f"--source {twice[0]}=… is there twice: give a folder or a pattern that holds all its files")
+            raise ConfigError(
+                f"--source {twice[0]}=… is there twice: give a folder or a pattern that holds all its files"
+            )
         if lacks := [s for s in streams if s not in given]:
             raise ConfigError(f"stream {lacks[0]} has no readings: add  --source {lacks[0]}=DATASET")
 

@@ -32,7 +32,10 @@ def calls(rows: Mapping[str, Batch]) -> Iterator[dict[str, list[Frame]]]:
     together = FRAMES_TOGETHER if len(rows) == 1 else 1
     for low in range(0, len(edges), together):
         high = min(low + together, len(edges))
-        yield {s: [frame(*f) for f in zip(edges[low:high].tolist(), of.frames(low, high), strict=True)] for s, of in ordered.items()}
+        yield {
+            s: [frame(*f) for f in zip(edges[low:high].tolist(), of.frames(low, high), strict=True)]
+            for s, of in ordered.items()
+        }
 
 
 def frame(watermark: int, batch: Batch) -> Frame:

@@ -80,7 +80,9 @@ def slabs(pieces: Sequence[Piece], end: int, rows: int) -> list[Slab]:
     found, begun, cut, wait = [], 0, -(2**63), float(rows)
     for i, piece in enumerate(ordered):
         if wait <= 0 and piece.low > cut:
-            complete = _complete(low[:i], high[:i], counts[:i], piece.low) - _complete(low[:i], high[:i], counts[:i], cut)
+            complete = _complete(low[:i], high[:i], counts[:i], piece.low) - _complete(
+                low[:i], high[:i], counts[:i], cut
+            )
             wait = rows - complete
             if wait <= 0:
                 found.append(Slab(piece.low, tuple(ordered[begun:i])))

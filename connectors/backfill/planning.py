@@ -112,5 +112,3 @@ def _weights(piece: Piece, wanted: Wanted) -> dict[str, int]:
     keys = counts.field("values")
     keys = keys.dictionary_decode() if pa.types.is_dictionary(keys.type) else keys
     return {k: n for k, n in zip(keys.to_pylist(), counts.field("counts").to_pylist(), strict=True) if k}
-
-

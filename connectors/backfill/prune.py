@@ -8,7 +8,9 @@ from typing import Any
 from pipelines.expr import Expr
 from pipelines.plan import Plan
 
-Bounds = Mapping[str, tuple[Any, Any]]  # least and greatest value, by qualified name; a column whose are not known is left out
+Bounds = Mapping[
+    str, tuple[Any, Any]
+]  # least and greatest value, by qualified name; a column whose are not known is left out
 _PASSES: dict[str, Callable[[Any, Any, Any], bool]] = {  # least, greatest, constant
     ">": lambda low, high, c: high > c,
     ">=": lambda low, high, c: high >= c,

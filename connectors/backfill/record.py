@@ -50,7 +50,9 @@ class Record:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 yield
         except BlockingIOError as e:
-            raise Unavailable(f"a backfill into {self.folder.parent} is running already: wait for it, or give another --out") from e
+            raise Unavailable(
+                f"a backfill into {self.folder.parent} is running already: wait for it, or give another --out"
+            ) from e
 
     def check(self, facts: dict[str, object]) -> list[Unit]:
         """The units of the backfill that is there, none if there is none; `StateError` if it is another one."""
@@ -105,7 +107,9 @@ def put(folder: Path, path: str, data: bytes) -> None:
             if above == folder:
                 break
     except OSError as e:
-        raise Unavailable(f"{file} cannot be written ({e.strerror or e}): free space, or give another folder with --out") from e
+        raise Unavailable(
+            f"{file} cannot be written ({e.strerror or e}): free space, or give another folder with --out"
+        ) from e
 
 
 def _fill(file: BinaryIO, data: bytes) -> None:

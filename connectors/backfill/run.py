@@ -18,6 +18,7 @@ from connectors.backfill.record import Record, Saved
 from connectors.backfill.work import Order, Told, work
 from pipelines.errors import ConfigError, Unavailable
 
+ANSWER_S_MAX = 10  # for a scheduler
 Planned = Callable[[int], None]
 
 
@@ -38,13 +39,13 @@ def run(
     """Do a backfill, or what is left of it.
 
     `jobs` processes (0: as many as there are cores), or the workers of the Dask scheduler at `cluster`. `planned` is given the
-    number of readings in all, `told` those that were computed since (an upper bound; what was done before counts, too).
+    number of readings in all, or a few more, `told` those that were computed since (what was done before counts, too).
     """
     jobs = jobs or len(os.sched_getaffinity(0))
 
     def plan() -> list[Order]:
         todo = orders(job, jobs)
-        planned(sum(p.rows for o in todo for p in o.pieces))
+        planned(sum({(o.unit.site, p.path, p.group): p.rows for o in todo for p in o.pieces}.values()))
         return todo
 
     with Record(job.out).alone():
@@ -60,7 +61,9 @@ def _summary(done: Sequence[Saved]) -> Summary:
     for saved in done:
         for step, rows in saved.written.items():
             results[step] = results.get(step, 0) + rows
-    return Summary(len(done), sum(s.rows for s in done), sum(s.dropped for s in done), sum(s.files for s in done), results)
+    return Summary(
+        len(done), sum(s.rows for s in done), sum(s.dropped for s in done), sum(s.files for s in done), results
+    )
 
 
 def _in_processes(job: Job, count: int, plan: Callable[[], list[Order]], told: Told) -> Iterator[Saved]:
@@ -134,7 +137,7 @@ def _on_cluster(address: str, todo: Sequence[Order], told: Told) -> Iterator[Sav
     except ImportError as e:
         raise ConfigError("--cluster needs Dask: install  sitestream[cluster]  here and on its workers") from e
     try:
-        client = Client(address)
+        client = Client(address, timeout=ANSWER_S_MAX)
     except (OSError, ValueError) as e:
         raise Unavailable(f"the Dask scheduler {address} does not answer: {e}") from e
     with client:

@@ -112,4 +112,3 @@ def _resumed(found: Sequence[Slab], done: int, since: int) -> Iterator[Slab]:
     before = tuple(p for slab in found[:done] for p in slab.pieces if p.high >= since)
     for i, slab in enumerate(found[done:]):
         yield Slab(slab.end, before + slab.pieces) if i == 0 else slab
-

@@ -267,10 +267,30 @@ class Store:
             with path.open("wb") as out:
                 rows.write(part, out, "compact", {})
             files.append(
-                File(str(path.relative_to(self.root)), part.date, len(part.rows), path.stat().st_size, "", part.time_min_us, part.time_max_us, "l")
+                File(
+                    str(path.relative_to(self.root)),
+                    part.date,
+                    len(part.rows),
+                    path.stat().st_size,
+                    "",
+                    part.time_min_us,
+                    part.time_max_us,
+                    "l",
+                )
             )
         o = span.origin
-        made = Manifest(table, "test", site, o.topic, o.partition, o.log, span.start, span.end, tuple(files), {"l": columns_of(rows.row)})
+        made = Manifest(
+            table,
+            "test",
+            site,
+            o.topic,
+            o.partition,
+            o.log,
+            span.start,
+            span.end,
+            tuple(files),
+            {"l": columns_of(rows.row)},
+        )
         path = self.root / made.path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(made.encode())
@@ -302,7 +322,9 @@ def job(file: str, datasets: Mapping[str, Path], out: Path, *, limits: Limits = 
     return Job(file, tuple((s, str(d)) for s, d in datasets.items()), str(out), limits=limits, **more)
 
 
-def backfill(file: str, datasets: Mapping[str, Path], out: Path, *, jobs: int = 1, told: Told = lambda rows: None, **more: Any) -> Summary:
+def backfill(
+    file: str, datasets: Mapping[str, Path], out: Path, *, jobs: int = 1, told: Told = lambda rows: None, **more: Any
+) -> Summary:
     """Run one."""
     return run(job(file, datasets, out, **more), jobs=jobs, told=told)
 

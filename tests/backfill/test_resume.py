@@ -28,9 +28,11 @@ if __name__ == "__main__":
 
 def files(folder: Path) -> dict[str, str]:
     """Content of every file of every table."""
-    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in folder.glob("t/**/*") if f.is_file()}
-
-
+    return {
+        str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest()
+        for f in folder.glob("t/**/*")
+        if f.is_file()
+    }
 
 
 class Cut(Exception):
@@ -44,13 +46,17 @@ def test_cut_off_after_any_slab_and_checkpoint(tmp_path: Path, text: str) -> Non
     datasets = {}
     datasets["readings"] = store.plain("readings", kit.readings(20_000, 6), by="time", group=700)
     if text is TWO:
-        datasets["tools"] = store.plain("tools", kit.readings(9_000, 6, 1, schema="Tool", every=0.02), by="time", group=900)
+        datasets["tools"] = store.plain(
+            "tools", kit.readings(9_000, 6, 1, schema="Tool", every=0.02), by="time", group=900
+        )
         datasets["work"] = store.plain("work", kit.readings(40, 6, 2, schema="Work", every=5), by="key")
     kit.backfill(file, datasets, tmp_path / "whole")
     whole = files(tmp_path / "whole")
     dice, cuts, done = random.Random(1), 0, False
     while not done:
-        wait = len(list((tmp_path / "out").rglob("*.state"))) + dice.randrange(2, 20)  # units begun tell how far they are
+        wait = len(list((tmp_path / "out").rglob("*.state"))) + dice.randrange(
+            2, 20
+        )  # units begun tell how far they are
 
         def told(rows: int) -> None:
             nonlocal wait
@@ -105,7 +111,9 @@ def test_another_backfill_into_the_same_folder_is_refused(tmp_path: Path) -> Non
     store = Store(file, tmp_path / "store")
     dataset = store.plain("readings", kit.readings(5_000, 4), by="key").parent
     kit.backfill(file, {"readings": dataset}, tmp_path / "out")
-    with pytest.raises(StateError, match=r"out holds the results of another backfill, which differs in to: give another folder"):
+    with pytest.raises(
+        StateError, match=r"out holds the results of another backfill, which differs in to: give another folder"
+    ):
         kit.backfill(file, {"readings": dataset}, tmp_path / "out", end=kit.BEGIN + kit.SECOND)
     store.plain("readings", kit.readings(50, 4), by="key", name="more.parquet")
     with pytest.raises(StateError, match="differs in files"):

@@ -73,7 +73,9 @@ def test_results_are_those_of_the_time_asked_for_and_of_whole_windows(tmp_path: 
 def test_the_warm_up_is_as_long_as_windows_reach(tmp_path: Path) -> None:
     assert reach(narrowed(load(kit.program(tmp_path / "a", WINDOWS)).plan())) == 40 * SECOND
     assert reach(narrowed(load(kit.program(tmp_path / "b", kit.TWO)).plan())) == 60 * SECOND  # the tolerance
-    assert reach(narrowed(load(kit.program(tmp_path / "c", ONE)).plan())) == (25 * 3600) * SECOND  # a day has at most that
+    assert (
+        reach(narrowed(load(kit.program(tmp_path / "c", ONE)).plan())) == (25 * 3600) * SECOND
+    )  # a day has at most that
 
 
 def test_row_groups_that_no_filter_lets_pass_are_not_read(tmp_path: Path) -> None:
