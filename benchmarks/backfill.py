@@ -1,8 +1,8 @@
-"""Backfill of windows over Parquet, beside DuckDB's GROUP BY for the same windows on the same files, with one thread and with all.
+"""Backfill of windows over Parquet, beside DuckDB's GROUP BY for the same windows on the same files, with one thread and all.
 
-The files are written by the writer of `upload`: readings of 1,000 devices at 10 Hz, by key and time within each file. Windows of 10 s,
-count, mean, minimum and maximum. Results of both are compared with numpy's. `arrow` only reads the three columns: the most that any
-program over these files can do.
+The files are written by the writer of `upload`: readings of 1,000 devices at 10 Hz, by key and time within each file. Windows
+of 10 s: count, mean, minimum and maximum. Results of both are compared with numpy's. `arrow` only reads the three columns: the
+most that any program over these files can do.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from connectors.backfill.job import Job
 from connectors.backfill.run import run
 from connectors.parquet.writer import Rows
 from pipelines.batch import Batch
-from pipelines.expr import Array
 
 LOAD = Load(rows=96_000_000)
 FILE_ROWS = 4_000_000
@@ -93,7 +92,8 @@ def run_duckdb(folder: Path, threads: int) -> None:
 
     with duckdb.connect(config={"threads": threads}) as database:
         query = (
-            "SELECT device, time_bucket(INTERVAL '10 s', time) AS time, count(*) AS n, avg(x) AS mean, min(x) AS low, max(x) AS high "
+            "SELECT device, time_bucket(INTERVAL '10 s', time) AS time, count(*) AS n, avg(x) AS mean, "
+            "min(x) AS low, max(x) AS high "
             f"FROM '{folder}/*.parquet' GROUP BY ALL"
         )
         found: list[pa.Table] = []

@@ -106,7 +106,8 @@ def datasets(plan: Plan, given: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
             found.append((streams[0], _absolute(text)))
         else:
             raise ConfigError(
-                f"--source {text}: {plan.pipeline} reads {', '.join(streams)}: say whose readings these are, --source {streams[0]}={text}"
+                f"--source {text}: {plan.pipeline} reads {', '.join(streams)}: say whose readings "
+                f"these are, --source {streams[0]}={text}"
             )
     return tuple(found)
 

@@ -82,7 +82,7 @@ def opened(path: str, wanted: Wanted) -> pq.ParquetFile:
 
 
 def pieces(found: Found, number: int, wanted: Wanted) -> list[Piece]:
-    """The row groups of a file with readings in the time that is wanted; `ConfigError` if columns are missing or of another type."""
+    """The row groups of a file with readings that are wanted; `ConfigError` if columns are missing or of another type."""
     with opened(found.path, wanted) as file:
         schema = file.schema_arrow
         check(found.path, schema, wanted)
@@ -96,21 +96,8 @@ def pieces(found: Found, number: int, wanted: Wanted) -> list[Piece]:
             first, last = _keys(facts.column(at[wanted.key]).statistics)
             useful = may_pass(wanted.conditions, _bounds(facts, at, wanted))
             if begin < wanted.high and end >= wanted.low and useful:
-                made.append(
-                    Piece(
-                        wanted.stream,
-                        found.site,
-                        found.path,
-                        number,
-                        group,
-                        facts.num_rows,
-                        begin,
-                        end,
-                        first,
-                        last,
-                        found.partition,
-                    )
-                )
+                place = wanted.stream, found.site, found.path, number, group, facts.num_rows
+                made.append(Piece(*place, begin, end, first, last, found.partition))
         return made
 
 

@@ -66,7 +66,8 @@ class Job:
         streams, given = list(self.program.plan.sources), [stream for stream, _ in self.datasets]
         if unknown := [s for s in given if s not in streams]:
             raise ConfigError(
-                f"--source {unknown[0]}=…: the tables of {self.pipeline} are computed from {', '.join(streams)}: name one of these"
+                f"--source {unknown[0]}=…: the tables of {self.pipeline} are computed from "
+                f"{', '.join(streams)}: name one of these"
             )
         if twice := [s for s in given if given.count(s) > 1]:
             raise ConfigError(
@@ -116,8 +117,8 @@ def narrowed(plan: Plan) -> Plan:
     for step in steps:
         if step.kind == "repartition":
             raise ConfigError(
-                f"step {step.name}: a backfill is done key by key, so it cannot do a repartition yet: backfill what comes before it "
-                "into a table, and what follows from that table"
+                f"step {step.name}: a backfill is done key by key, so it cannot do a repartition yet: backfill what "
+                "comes before it into a table, and what follows from that table"
             )
     return replace(plan, steps=steps, sinks=sinks)
 

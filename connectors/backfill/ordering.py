@@ -56,7 +56,7 @@ def _edges(times: Sequence[Times]) -> Times:
 
 
 class Ordered:
-    """The readings of a stream in frames; copied when frames are asked for, so that they are in the core's cache when computed."""
+    """The readings of a stream in frames; copied when frames are asked for, so that they are still in the core's cache."""
 
     def __init__(self, batch: Batch, inner: Times) -> None:
         """Frames end before the times `inner`, the last one at the end."""

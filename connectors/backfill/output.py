@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from connectors.backfill.record import put
 from connectors.parquet.segment import DATES_MAX, DAY_NS, File, Manifest, Origin, Span, file_path
 from connectors.parquet.writer import Rows, columns_of
-from connectors.backfill.record import put
 from connectors.upload.options import Table
 from pipelines.batch import WINDOW_START, Batch
 from pipelines.operators.flow import join_rows

@@ -109,7 +109,7 @@ def held_max(found: Sequence[Slab]) -> int:
 def cut_keys(keys: Sequence[str], weights: Sequence[int], count: int) -> Iterator[Share]:
     """At most `count` shares of about the same weight. `keys` ascend."""
     total, sums = sum(weights), np.cumsum(weights)
-    at = np.searchsorted(sums, [total * i / count for i in range(1, count)], "right") if total else []
-    edges = sorted({keys[i] for i in at if 0 < i < len(keys)})
+    at = np.searchsorted(sums, [total * i / count for i in range(1, count)], "right")
+    edges = sorted({keys[i] for i in at.tolist() if 0 < i < len(keys)})
     for first, last in zip(["", *edges], [*edges, None], strict=True):
         yield Share(first, last)

@@ -54,7 +54,7 @@ def _digest(listed: Mapping[str, Sequence[Found]]) -> str:
 def _pieces(found: Sequence[Found], wanted: Wanted) -> list[Piece]:
     numbered = [(f, i) for i, f in enumerate(found) if f.low < wanted.high and f.high >= wanted.low]
     with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-        many = pool.map(lambda one: footer.pieces(*one, wanted), numbered)
+        many = pool.map(lambda one: footer.pieces(one[0], one[1], wanted), numbered)
         return [p for some in many for p in some]
 
 

@@ -1,4 +1,4 @@
-"""Row groups that no step can use: all that reads a stream are filters, and none lets a value between minimum and maximum pass. Pure."""
+"""Row groups that no step can use: only filters read the stream, and none lets a value within their bounds pass. Pure."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipelines.plan import Plan, Step, WithinSpec
 from pipelines.shapes import DedupeSpec, ResampleSpec
-from pipelines.windows import Calendar, Session, Sliding, Window
+from pipelines.windows import Calendar, Even, Session, Sliding, Window
 
 _DAY_NS = 86_400 * 10**9
 _UNITS_NS = {"day": _DAY_NS, "week": 7 * _DAY_NS, "month": 31 * _DAY_NS, "quarter": 92 * _DAY_NS, "year": 366 * _DAY_NS}
@@ -30,8 +30,8 @@ def _own(step: Step) -> int:
     match spec:
         case Window(grid=Calendar() as grid):
             return int(spec.size * _UNITS_NS[grid.unit] + _HOUR_NS)
-        case Window():
-            return int(spec.size * spec.grid.width)
+        case Window(grid=Even() as grid):
+            return int(spec.size * grid.width)
         case Sliding() | Session():
             return spec.size if isinstance(spec, Sliding) else spec.gap
         case WithinSpec():

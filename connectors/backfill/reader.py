@@ -55,8 +55,8 @@ class Keys:
         if share.partition is not None and partition_of(name, share.partitions) != share.partition:
             raise StateError(
                 f"key {name!r} is in partition {share.partition} of {share.partitions}, where it does not belong: the number of "
-                "partitions has changed in this time. Backfill the time before and after the change by themselves (--from, --to), or "
-                "copy the files into a folder under names without partitions"
+                "partitions has changed in this time. Backfill the times before and after it by themselves (--from, --to), "
+                "or copy the files into a folder under names without partitions"
             )
 
     @property
@@ -66,7 +66,7 @@ class Keys:
 
 
 class Reader:
-    """Reads the share of one unit. `dropped` counts readings that cannot be used: those without key or time, or of a missing value."""
+    """Reads the share of one unit. `dropped` counts readings that cannot be used: without key, time or a value."""
 
     def __init__(self, wanted: Mapping[str, Wanted], share: Share) -> None:
         self._wanted = wanted

@@ -62,8 +62,8 @@ class Record:
         there = self._read(path)
         if differs := [n for n in facts if there.get(n) != msgspec.json.decode(msgspec.json.encode(facts[n]))]:
             raise StateError(
-                f"{self.folder.parent} holds the results of another backfill, which differs in {', '.join(differs)}: give another "
-                "folder with --out, or remove this one"
+                f"{self.folder.parent} holds the results of another backfill, which differs in {', '.join(differs)}: give "
+                "another folder with --out, or remove this one"
             )
         return [msgspec.convert(u, Unit) for u in there["units"]]
 

@@ -79,8 +79,8 @@ def _in_processes(job: Job, count: int, plan: Callable[[], list[Order]], told: T
                 yield future.result()
         except BrokenProcessPool as e:
             raise Unavailable(
-                "a process of the backfill was ended from outside, perhaps for want of memory: run the same command again, it goes on "
-                "from where it was; with less --jobs if memory is short"
+                "a process of the backfill was ended from outside, perhaps for want of memory: run the same command again, it "
+                "goes on from where it was; with less --jobs if memory is short"
             ) from e
         finally:
             pool.shutdown(cancel_futures=True)
@@ -130,19 +130,19 @@ def _work(order: Order) -> Saved:
 
 
 def _on_cluster(address: str, todo: Sequence[Order], told: Told) -> Iterator[Saved]:
-    """Each unit is a pure function of files that all workers see, so one that is done twice, or on another machine, is the same."""
+    """A unit is a pure function of files that all workers see: done twice, or on another machine, it is the same."""
     try:
-        from dask.distributed import Client
-        from dask.distributed import as_completed as completed
+        from dask import distributed
     except ImportError as e:
         raise ConfigError("--cluster needs Dask: install  sitestream[cluster]  here and on its workers") from e
+    dask: Any = distributed  # its functions have no types
     try:
-        client = Client(address, timeout=ANSWER_S_MAX)
+        client = dask.Client(address, timeout=ANSWER_S_MAX)
     except (OSError, ValueError) as e:
         raise Unavailable(f"the Dask scheduler {address} does not answer: {e}") from e
     with client:
         names = [f"{o.log}-{o.unit.number}" for o in todo]
-        for future in completed(client.map(work, todo, key=names)):
+        for future in dask.as_completed(client.map(work, todo, key=names)):
             saved: Saved = future.result()
             told(saved.rows)
             yield saved

@@ -1,4 +1,4 @@
-"""CSV files -> Parquet files in the record's folder, once: they then have statistics, and can be read in shares like the others."""
+"""CSV files -> Parquet files in the record's folder, once: they then have statistics and can be read in shares."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -214,8 +215,6 @@ def program(folder: Path, text: str) -> str:
 
 def results(file: str) -> tuple[Pipeline, dict[str, Any]]:
     """The pipeline of a file, and its results by name."""
-    import sys
-
     pipeline = load(file)
     module = sys.modules["sitestream_pipeline_pipe"]
     return pipeline, module.results
@@ -225,14 +224,15 @@ def readings(rows: int, keys: int, seed: int = 0, *, schema: str = "Reading", ev
     """Readings of `keys` devices in the order of time, on whole microseconds; some times are equal."""
     random = np.random.default_rng(seed)
     time = BEGIN + np.sort(random.integers(0, int(rows * every * 1e6), rows)) // 1000 * 1_000_000
-    columns = {
-        "Reading": lambda: {
-            "x": random.normal(10, 3, rows), "k": random.integers(0, 100, rows),
-            "state": np.array(["run", "stop"], "T")[random.integers(0, 2, rows)],
-        },
-        "Tool": lambda: {"wear": random.uniform(0, 100, rows)},
-        "Work": lambda: {"order": random.integers(0, 1000, rows)},
-    }[schema]()  # fmt: skip
+    columns: dict[str, Any] = {}
+    match schema:
+        case "Reading":
+            columns = {"x": random.normal(10, 3, rows), "k": random.integers(0, 100, rows)}
+            columns["state"] = np.array(["run", "stop"], "T")[random.integers(0, 2, rows)]
+        case "Tool":
+            columns = {"wear": random.uniform(0, 100, rows)}
+        case "Work":
+            columns = {"order": random.integers(0, 1000, rows)}
     names = pa.array([f"m{i}" for i in range(keys)])
     codes = random.integers(0, keys, rows).astype(np.int32)
     return Batch(names, codes, time, {f"{schema}.{n}": c for n, c in columns.items()})
@@ -266,31 +266,12 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as out:
                 rows.write(part, out, "compact", {})
-            files.append(
-                File(
-                    str(path.relative_to(self.root)),
-                    part.date,
-                    len(part.rows),
-                    path.stat().st_size,
-                    "",
-                    part.time_min_us,
-                    part.time_max_us,
-                    "l",
-                )
-            )
+            times = part.time_min_us, part.time_max_us
+            name = str(path.relative_to(self.root))
+            files.append(File(name, part.date, len(part.rows), path.stat().st_size, "", *times, "l"))
         o = span.origin
-        made = Manifest(
-            table,
-            "test",
-            site,
-            o.topic,
-            o.partition,
-            o.log,
-            span.start,
-            span.end,
-            tuple(files),
-            {"l": columns_of(rows.row)},
-        )
+        where = site, o.topic, o.partition, o.log, span.start, span.end
+        made = Manifest(table, "test", *where, tuple(files), {"l": columns_of(rows.row)})
         path = self.root / made.path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(made.encode())
@@ -322,8 +303,12 @@ def job(file: str, datasets: Mapping[str, Path], out: Path, *, limits: Limits = 
     return Job(file, tuple((s, str(d)) for s, d in datasets.items()), str(out), limits=limits, **more)
 
 
+def silent(rows: int) -> None:
+    """Tell nobody."""
+
+
 def backfill(
-    file: str, datasets: Mapping[str, Path], out: Path, *, jobs: int = 1, told: Told = lambda rows: None, **more: Any
+    file: str, datasets: Mapping[str, Path], out: Path, *, jobs: int = 1, told: Told = silent, **more: Any
 ) -> Summary:
     """Run one."""
     return run(job(file, datasets, out, **more), jobs=jobs, told=told)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from dask.distributed import LocalCluster
+from dask import distributed
 
 from connectors.backfill.run import run
 from pipelines.errors import Unavailable
@@ -15,12 +16,13 @@ from tests.backfill.kit import ONE, Store
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as running:
+def cluster() -> Iterator[Any]:
+    dask: Any = distributed
+    with dask.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as running:
         yield running
 
 
-def test_a_cluster_gives_the_same_files(tmp_path: Path, cluster: LocalCluster) -> None:
+def test_a_cluster_gives_the_same_files(tmp_path: Path, cluster: Any) -> None:
     file = kit.program(tmp_path / "p", ONE)
     dataset = Store(file, tmp_path / "store").plain("readings", kit.readings(20_000, 12), by="key")
     told: list[int] = []
@@ -36,5 +38,5 @@ def test_a_scheduler_that_is_not_there(tmp_path: Path) -> None:
     file = kit.program(tmp_path / "p", ONE)
     dataset = Store(file, tmp_path / "store").plain("readings", kit.readings(100, 2), by="key")
     job = kit.job(file, {"readings": dataset}, tmp_path / "out")
-    with pytest.raises(Unavailable, match="the Dask scheduler tcp://127.0.0.1:9 does not answer"):
+    with pytest.raises(Unavailable, match=r"the Dask scheduler tcp://127.0.0.1:9 does not answer"):
         run(job, cluster="tcp://127.0.0.1:9")

@@ -65,17 +65,17 @@ def test_times_have_a_zone(place: Path) -> None:
         (
             ["one.py", "--source", "raw.parquet", "--out", "o", "--from", "may"],
             64,
-            "'may' is not a time: write 2026-01-31 or",
+            "'may' is not a time: write 2026",
         ),
         (
             ["one.py", "--source", "raw.parquet", "--out", "o", "--to", "2026-05-28T01:00"],
             64,
-            "does not say in which zone: write",
+            "does not say in which zone",
         ),
         (
             ["two.py", "--source", "raw.parquet", "--out", "o"],
             1,
-            "test reads readings, tools, work: say whose readings these are",
+            "test reads readings, tools, work: say whose",
         ),
         (["one.py", "--source", "rav.parquet", "--out", "o"], 1, "rav.parquet: there is no such file or folder"),
         (["one.py", "--source", "raw.parquet", "--out", "o", "--jobs", "0"], 64, "--jobs"),

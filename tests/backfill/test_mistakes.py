@@ -68,12 +68,10 @@ def test_datasets(tmp_path: Path) -> None:
     file = kit.program(tmp_path / "p", ONE)
     (tmp_path / "empty").mkdir()
     for nothing in ("nowhere", "empty", "p/pipe.py", "no/*.parquet"):
-        with pytest.raises(
-            ConfigError, match=rf"dataset .*{re.escape(nothing)}: there is no such file or folder, or no .parquet"
-        ):
+        with pytest.raises(ConfigError, match=rf"dataset .*{re.escape(nothing)}: there is no such file or folder"):
             kit.backfill(file, {"readings": tmp_path / nothing}, tmp_path / "out")
     with pytest.raises(
-        ConfigError, match="dataset 'nosuch://x' cannot be opened: .*: write a folder, or s3://bucket/folder"
+        ConfigError, match=r"dataset 'nosuch://x' cannot be opened: .*: write a folder, or s3://bucket/folder"
     ):
         kit.backfill(file, {"readings": "nosuch://x"}, tmp_path / "out")  # type: ignore[dict-item]  # a URL
     (tmp_path / "bad.parquet").write_text("text")
@@ -86,30 +84,30 @@ def test_datasets(tmp_path: Path) -> None:
 def test_streams_and_times(tmp_path: Path) -> None:
     file, data = kit.program(tmp_path / "p", TWO), plain(tmp_path)
     with pytest.raises(
-        ConfigError, match="--source reading=…: the tables of .* are computed from readings, tools, work: name one"
+        ConfigError, match=r"--source reading=…: the tables of .* are computed from readings, tools, work: name"
     ):
         kit.backfill(file, {"reading": data}, tmp_path / "out")
-    with pytest.raises(ConfigError, match="stream tools has no readings: add  --source tools=DATASET"):
+    with pytest.raises(ConfigError, match=r"stream tools has no readings: add  --source tools=DATASET"):
         kit.backfill(file, {"readings": data}, tmp_path / "out")
     given = (("readings", str(data)),) * 2
-    with pytest.raises(ConfigError, match="--source readings=… is there twice"):
+    with pytest.raises(ConfigError, match=r"--source readings=… is there twice"):
         replace(kit.job(file, {}, tmp_path / "out"), datasets=given).check()
-    with pytest.raises(ConfigError, match="--from is not before --to"):
+    with pytest.raises(ConfigError, match=r"--from is not before --to"):
         kit.backfill(file, {"readings": data}, tmp_path / "out", begin=5, end=5)
     one = kit.program(tmp_path / "q", ONE)
-    with pytest.raises(ConfigError, match="there are no readings between --from and --to in the dataset"):
+    with pytest.raises(ConfigError, match=r"there are no readings between --from and --to in the dataset"):
         kit.backfill(one, {"readings": data}, tmp_path / "out", end=kit.BEGIN)
 
 
 def test_pipelines(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match="pipeline test has no result to backfill: none of its computed steps has a .to"
+        ConfigError, match=r"pipeline test has no result to backfill: none of its computed steps has a .to"
     ):
         kit.backfill(kit.program(tmp_path / "p", HEAD + END), {"readings": plain(tmp_path)}, tmp_path / "out")
     plan = load(kit.program(tmp_path / "q", ONE)).plan()
     steps = tuple(replace(s, kind="repartition") if s.name == "tens" else s for s in plan.steps)
     with pytest.raises(
-        ConfigError, match="step tens: a backfill is done key by key, so it cannot do a repartition yet"
+        ConfigError, match=r"step tens: a backfill is done key by key, so it cannot do a repartition yet"
     ):
         narrowed(replace(plan, steps=steps))
 
@@ -126,15 +124,15 @@ def test_segments_that_overlap(tmp_path: Path) -> None:
 
 
 def test_a_key_that_moved_to_another_partition(tmp_path: Path) -> None:
-    """As when a topic got more partitions: seen in the footers where a key is the first or last of a file, else when it is read."""
+    """As when a topic got more partitions: seen in the footers if it is the first or last of a file, else when it is read."""
     names = sorted((f"m{i}" for i in range(60)), key=lambda n: partition_of(n, 2))
     first = [n for n in names if partition_of(n, 2) == 0]
     file = kit.program(tmp_path / "p", ONE)
     share = Share(partition=0, partitions=2)
-    codes, mine = Keys(share).codes(pa.array(first).dictionary_encode())
+    _, mine = Keys(share).codes(pa.array(first).dictionary_encode())
     assert mine
     with pytest.raises(
-        StateError, match="in partition 0 of 2, where it does not belong: the number of partitions has changed"
+        StateError, match=r"in partition 0 of 2, where it does not belong: the number of partitions has changed"
     ):
         Keys(share).codes(pa.array(names).dictionary_encode())
     batch = kit.readings(5_000, 40)
@@ -154,7 +152,7 @@ def test_two_at_a_time(tmp_path: Path) -> None:
     file = kit.program(tmp_path / "p", ONE)
     with (
         Record(str(tmp_path / "out")).alone(),
-        pytest.raises(Unavailable, match="a backfill into .*out is running already"),
+        pytest.raises(Unavailable, match=r"a backfill into .*out is running already"),
     ):
         kit.backfill(file, {"readings": plain(tmp_path)}, tmp_path / "out")
 
