@@ -7,19 +7,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from connectors.backfill.job import Job
-from connectors.backfill.run import Summary, run
 from containers.cli_shared import Context, Duration, shared
 from containers.console import Console
 from pipelines.batch import TIME_NS_MAX
 from pipelines.errors import ConfigError
 from pipelines.load import load
 from pipelines.plan import Plan
+
+if TYPE_CHECKING:
+    from connectors.backfill.run import Summary
 
 LINES = 10  # of progress where no terminal listens
 
@@ -80,6 +81,9 @@ def backfill(
       pipeline backfill line.py  --source welds='welds/*.csv' --source tools=tools.parquet --out history
       pipeline backfill press.py --source /share/raw --out /share/history --cluster tcp://scheduler:8786
     """
+    from connectors.backfill.job import Job  # what they need is not needed by other commands
+    from connectors.backfill.run import run
+
     plan = load(file).plan()
     job = Job(
         _absolute(file),
