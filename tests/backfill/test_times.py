@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +17,7 @@ from connectors.backfill.reach import reach
 from pipelines.load import load
 from tests.backfill import kit
 from tests.backfill.kit import BEGIN, HEAD, ONE, SECOND, Store
+from tests.bed.s3 import S3
 
 WINDOWS = (
     HEAD
@@ -164,3 +166,38 @@ results = {"all": test.read(topic.append(Reading, "readings")).select(All).to(pa
         for d, x, s, ks in [("a", 1, "run", (1, 7)), ("b", 2, "run", (2, 7)), ("a", 5, "stop", (7, 7))]
         for k in ks
     )
+
+
+def test_a_table_is_known_from_its_beginning(tmp_path: Path) -> None:
+    file = kit.program(tmp_path / "p", kit.TWO)
+    batches = {
+        "readings": kit.readings(6_000, 4, every=0.05),
+        "tools": kit.readings(3_000, 4, 1, schema="Tool", every=0.1),
+        "work": kit.readings(8, 4, 2, schema="Work", every=0.5),  # in the first four seconds
+    }
+    store = Store(file, tmp_path / "store")
+    datasets = {s: store.plain(s, b, by="time", group=500) for s, b in batches.items()}
+    low = BEGIN + 200 * SECOND
+    kit.backfill(file, datasets, tmp_path / "out", begin=low)
+    want = between(kit.as_stream(file, batches)["ordered"], low, 2 * low)
+    assert any(order for order in want["order"])
+    assert kit.stored(tmp_path / "out", "t/ordered") == want
+
+
+def test_a_dataset_in_a_bucket(tmp_path: Path, s3: S3, unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = kit.program(tmp_path / "p", WINDOWS)
+    batch = kit.readings(5_000, 5)
+    dataset = Store(file, tmp_path / "store").segments("readings", [batch])
+    for path in dataset.rglob("*.*"):
+        obstore.put(s3.store(), f"{unique}/raw/readings/{path.relative_to(dataset)}", path.read_bytes())
+    facts = {
+        "ACCESS_KEY_ID": s3.access_key,
+        "SECRET_ACCESS_KEY": s3.secret_key,
+        "ENDPOINT_URL": s3.endpoint,
+        "REGION": s3.region,
+    }
+    for name, value in facts.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    url = f"s3://{s3.bucket}/{unique}/raw/readings"
+    kit.backfill(file, {"readings": url}, tmp_path / "out")  # type: ignore[dict-item]  # a URL
+    assert kit.stored(tmp_path / "out", "t/hop") == kit.as_stream(file, {"readings": batch})["hop"]
