@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,41 @@ def test_killed_in_the_middle(tmp_path: Path) -> None:
         break
     assert kills
     assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+def test_processes_end_with_the_command(tmp_path: Path) -> None:
+    file = kit.program(tmp_path / "p", ONE)
+    dataset = Store(file, tmp_path / "store").plain("readings", kit.readings(200_000, 6), by="time", group=700)
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    words = [sys.executable, str(script), file, str(dataset), str(tmp_path / "out"), "2"]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
+    child = subprocess.Popen(words, env=env, start_new_session=True, stderr=subprocess.DEVNULL)
+    working = tmp_path / "out/_backfill/00000.state"
+    while not working.exists():
+        time.sleep(0.05)
+    child.kill()
+    child.wait()
+    for _ in range(100):
+        if not members(child.pid):
+            break
+        time.sleep(0.05)
+    else:
+        os.killpg(child.pid, signal.SIGKILL)
+        pytest.fail("processes of a command that is gone go on")
+
+
+def members(group: int) -> list[int]:
+    """Processes of a group that are alive."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, of = stat.read_text().rpartition(")")[2].split()[:3]
+        except OSError:  # gone meanwhile
+            continue
+        if int(of) == group and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
 
 
 def test_done_is_done(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from pipelines import Col, Key, Schema
 from pipelines.batch import Batch
+from pipelines.operators.flow import join_rows
 from tests.backfill import kit
 from tests.backfill.kit import ONE, TWO, Store
 
@@ -19,7 +21,6 @@ class Machine(Schema):
 
 
 FACTS = Machine.facts(device=[f"m{i}" for i in range(0, 40, 2)], limit=[float(i) for i in range(0, 40, 2)])
-EMPTY = ("late",)
 
 
 def shuffled(batch: Batch) -> list[Batch]:
@@ -76,6 +77,20 @@ def test_several_streams_side_by_side(tmp_path: Path) -> None:
     summary = kit.backfill(file, datasets, tmp_path / "out")
     assert summary.units > 2
     check(file, tmp_path / "out", kit.as_stream(file, batches))
+
+
+def test_equal_times_stand_in_the_order_of_files(tmp_path: Path) -> None:
+    file = kit.program(tmp_path / "p", ONE)
+    first = kit.readings(3_000, 5)
+    second = replace(first, columns={**first.columns, "Reading.x": -first.columns["Reading.x"]})
+    store = Store(file, tmp_path / "store")
+    store.plain("readings", first.take(slice(10, None)), by="time", group=10_000, name="a.parquet")  # begins after b
+    dataset = store.plain("readings", second, by="time", group=100, name="b.parquet").parent
+    both = join_rows([first.take(slice(10, None)), second])
+    order = np.argsort(both.time, kind="stable")
+    kit.backfill(file, {"readings": dataset}, tmp_path / "out")
+    want = kit.as_stream(file, {"readings": replace(both.take(order), names=first.names)}, FACTS)
+    check(file, tmp_path / "out", {name: want[name] for name in ("smooth", "hundred", "tens")})
 
 
 def test_side_by_side_in_processes(tmp_path: Path) -> None:

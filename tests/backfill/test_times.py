@@ -110,7 +110,7 @@ def test_what_no_manifest_names_does_not_count(tmp_path: Path) -> None:
     store = Store(file, tmp_path / "store")
     dataset = store.segments("readings", [kit.readings(5_000, 5)])
     first = next(dataset.rglob("*.parquet"))
-    first.with_name(first.name.replace("0.parquet", "9.parquet")).write_bytes(first.read_bytes())
+    first.with_name(f"{first.stem}.rest.parquet").write_bytes(first.read_bytes())
     assert kit.backfill(file, {"readings": dataset}, tmp_path / "out").rows == 5_000
 
 
