@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from connectors.backfill.job import Limits
 from connectors.parquet import manifest
 from containers.embedded import EmbeddedKafka
 from pipelines import topics
@@ -64,7 +65,7 @@ async def test_history_gives_what_the_stream_gave(kafka: EmbeddedKafka, unique: 
             return rows(store, table) >= want > 0
 
         await until(lambda: store.exists() and rows(store, "raw") == len(batch), 30, "all readings in the store")
-        kit.backfill(file, {"readings": store / "t/raw"}, tmp_path / "out")
+        kit.backfill(file, {"readings": store / "t/raw"}, tmp_path / "out", limits=Limits())
         for table in TABLES:
             want = rows(tmp_path / "out", table)
             await until(partial(complete, table, want), 30, f"all of {table} in the store")

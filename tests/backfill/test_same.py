@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from connectors.backfill.job import Limits
 from pipelines import Col, Key, Schema
 from pipelines.batch import Batch
 from pipelines.operators.flow import join_rows
@@ -53,8 +54,11 @@ def test_one_stream(tmp_path: Path, layout: str) -> None:
             store.segments("readings", [batch.take(~own)], site="b")
         case _:
             dataset = store.plain("readings", batch, by=layout.removeprefix("by "))
+    want = kit.as_stream(file, {"readings": batch}, FACTS)
+    kit.backfill(file, {"readings": dataset}, tmp_path / "few", limits=Limits())
+    check(file, tmp_path / "few", want)
     summary = kit.backfill(file, {"readings": dataset}, tmp_path / "out")
-    check(file, tmp_path / "out", kit.as_stream(file, {"readings": batch}, FACTS))
+    check(file, tmp_path / "out", want)
     assert (summary.rows, summary.dropped) == (len(batch), 0)
     assert summary.units > 2, "held_bytes_max did not share the keys out"
     assert not (tmp_path / "out/t/raw").exists()
