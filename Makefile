@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bed check format bench clean
+.PHONY: help install demo test bed cover check format bench clean
 
 help: ## this text
 	@echo "Sitestream: IoT data at the edge. Start with 'make demo'; working on the code, with 'make check test'."
@@ -30,6 +30,10 @@ bed: install ## only set up the test bed: brokers, Docker engine, S3 server, Pro
 
 test: bed ## every test, against real parts
 	@$(BIN)/python -m pytest
+
+cover: bed ## which lines and branches of pipelines/ no test goes through; fails below 95 %
+	@$(BIN)/python -m pytest --cov=pipelines --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=95 \
+		tests/core tests/runtime tests/examples
 
 check: install ## style, types and architecture
 	$(BIN)/ruff check .

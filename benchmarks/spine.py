@@ -83,7 +83,7 @@ def job(name: str, brokers: str) -> Job:
     """A pipeline under a name of its own, so that each run begins at the beginning."""
     pipeline = Pipeline(name)
     pipeline.read(Feed()).window(tumbling(f"{WINDOW_S}s", late="0s"), Tens).to(Result())
-    return Job(pipeline.plan(), SITE, brokers)
+    return Job(pipeline.plan(), SITE, brokers, PARTITIONS)
 
 
 def values(partition: int) -> Array:

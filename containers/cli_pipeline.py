@@ -15,6 +15,7 @@ from containers.desired import check as check_needs
 from containers.desired import work_for
 from pipelines import dimensions
 from pipelines.load import load
+from pipelines.plan import READ
 
 
 @click.command()
@@ -36,8 +37,8 @@ def check(context: Context, file: str | None) -> None:
     plan = load(path).plan()
     dimensions.load(plan, dimensions.folder_of(path))
     parts = {
-        "sources": list(plan.sources),
-        "results": list(plan.outputs),
+        "sources": [s.name for s in plan.steps if s.kind in READ],
+        "results": [s for s in plan.outputs if s not in plan.exchanges],
         "services": [p.service for p in work_for(plan)],
     }
     facts: dict[str, object] = {"pipeline": plan.pipeline, "fingerprint": plan.fingerprint, **parts}

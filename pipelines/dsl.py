@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, TypeVar
 from pipelines import resolve_join
 from pipelines.errors import PlanError
 from pipelines.expr import Array, Expr
-from pipelines.plan import SOURCES, Named, Plan, Step
+from pipelines.plan import SOURCES, Exchange, Named, Plan, Step
 from pipelines.ports import Sink, Source
 from pipelines.resolve import check_final, check_has_late, dtype_of, final_mark, unit_of, window_spec
 from pipelines.resolve_join import Sides
@@ -18,13 +18,14 @@ from pipelines.resolve_shape import (
     apply_spec,
     changes_spec,
     dedupe_spec,
+    key_by,
     measured,
     pivot_columns,
     resample_spec,
     scan_spec,
     unpivot_spec,
 )  # fmt: skip
-from pipelines.schema import Field, Row, Schema
+from pipelines.schema import TEXT, Field, KeyField, Row, Schema
 from pipelines.shapes import Scanner
 from pipelines.topics import named_after, valid_name
 from pipelines.windows import Over
@@ -103,6 +104,21 @@ class Stream(Generic[S]):
             )
         scope = tuple(f for f in node.scope if f in second.scope)
         return Stream(self.flow, self.flow.chain("union", node, node.row, scope, "", None, other.step), self.schema)
+
+    def key_by(self, column: Expr[str]) -> Stream[S]:
+        """The same rows by another key: a text column, which becomes the key; the key so far becomes a column.
+
+        The rows travel through a topic, to the partition of their new key. Of the columns those of schema `S` go with them. Later
+        steps see them in event time, complete up to where the tasks of all partitions are.
+        """
+        node = self._node
+        spec, row = key_by(node, column)
+        writer = self.flow.chain("key_by", node, row, row.fields, str(spec), spec)
+        source = Exchange(f"{self.flow.name}.{spec.into}", self.schema)
+        scope = (*row.fields, KeyField(column.qualified, TEXT))
+        return Stream(
+            self.flow, self.flow.add(Step(spec.into, "repartition", (writer,), row, scope, source)), self.schema
+        )
 
     def dedupe(self, *, by: Expr[int] | None = None, within: str) -> Windowed[S, S]:
         """Of rows of a key with the same `by` (a sequence number; by default the event time) only the first to arrive.
@@ -189,7 +205,8 @@ class Stream(Generic[S]):
                 f"{into.__name__}.{key}: the key of {self.step} is {self._node.row.key!r}; leave the Key out of {into.__name__}"
             )
         row = Row(into.__name__, self._node.row.key, spec.fields, windowed=True)
-        self.flow.add(Step(name, "window", (self.step,), row, spec.fields, spec))
+        scope = (*spec.fields, *dict.fromkeys((*self._node.keys, *into.key_field())))
+        self.flow.add(Step(name, "window", (self.step,), row, scope, spec))
         return Windowed(self.flow, name, into, self.schema)
 
     def join(
@@ -336,7 +353,8 @@ class Pipeline:
             raise PlanError(
                 "a stream cannot be called 'dead': that is the topic of dead letters; give it another stream="
             )
-        return self.add(Step(valid_name("stream", source.stream), kind, (), row, row.fields, source))
+        scope = (*row.fields, *source.schema.key_field())
+        return self.add(Step(valid_name("stream", source.stream), kind, (), row, scope, source))
 
     def add(self, step: Step) -> str:
         """Add a step; its name must be new."""
@@ -346,7 +364,11 @@ class Pipeline:
             )
         if step.name in self.steps:
             kind = self.steps[step.name].kind
-            cure = "give .to(…) another name=" if step.kind == "result" else "give the schema another name"
+            cures = {
+                "result": "give .to(…) another name=",
+                "repartition": "call key_by once and use its stream twice, or select into another schema before",
+            }
+            cure = cures.get(step.kind, "give the schema another name")
             raise PlanError(
                 f"{self.name}: there is already a step {step.name!r} ({kind}), and names key state and topics: {cure}"
             )

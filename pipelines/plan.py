@@ -12,21 +12,15 @@ from pipelines import topics as names
 from pipelines.batch import WINDOW_START
 from pipelines.expr import Expr
 from pipelines.ports import Sink, Source
-from pipelines.schema import Agg, Field, Row
+from pipelines.schema import Agg, Field, KeyField, Row
 from pipelines.units import show_duration
 from pipelines.versions import Version
 from pipelines.windows import Over
 
-SOURCES = ("source", "table")
-WITHOUT_ROWS = (
-    "window",
-    "changes",
-    "dedupe",
-    "union",
-    "source",
-    "table",
-)  # steps whose state holds no columns but their own
-STATELESS = ("where", "select", "apply", "unpivot", "final", "late", "lookup", "dimension", "result")
+READ = ("source", "table")  # from outside
+SOURCES = (*READ, "repartition")  # what a task reads from topics
+WITHOUT_ROWS = ("window", "changes", "dedupe", "union", *SOURCES)  # steps whose state holds no columns but their own
+STATELESS = ("where", "select", "apply", "unpivot", "final", "late", "lookup", "dimension", "result", "key_by")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +111,29 @@ class LookupSpec:
         return f"{self.how} join by key{_shown(self.fill)}"
 
 
+@dataclass(frozen=True, slots=True)
+class KeyBySpec:
+    """By what rows are keyed anew."""
+
+    column: Expr[str]
+    into: str  # the step, and its topic, that holds them then
+
+    def __str__(self) -> str:
+        return str(self.column)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """The source of rows that were keyed anew: tasks of all partitions write them, each reads those of its partition."""
+
+    stream: str
+    schema: Any
+
+    def describe(self) -> dict[str, str]:
+        """See `Source.describe`."""
+        return {"topic": self.stream}
+
+
 def _shown(fill: Fill) -> str:
     return "".join(f", else {n}={v}" for n, v in fill)
 
@@ -135,6 +152,11 @@ class Step:
     row: Row
     scope: tuple[Field, ...]
     spec: Any
+
+    @property
+    def keys(self) -> tuple[KeyField, ...]:
+        """The columns by which the key can be read."""
+        return tuple(f for f in self.scope if isinstance(f, KeyField))
 
     @property
     def dtypes(self) -> dict[str, str]:
@@ -167,14 +189,24 @@ class Plan:
         return {s.spec.stream: s.spec for s in self.steps if s.kind in SOURCES}
 
     @cached_property
+    def exchanges(self) -> tuple[str, ...]:
+        """Steps whose rows go to the partitions of their new keys."""
+        return tuple(s.name for s in self.steps if s.kind == "key_by")
+
+    @cached_property
     def outputs(self) -> tuple[str, ...]:
-        """Steps whose rows are written to a result topic: those with a sink that are not sources themselves."""
-        return tuple(dict.fromkeys(s for s, _ in self.sinks if self.by_name[s].kind not in SOURCES))
+        """Steps whose rows are written to a topic: those with a sink that are not sources themselves, and exchanges."""
+        return (
+            *dict.fromkeys(s for s, _ in self.sinks if self.by_name[s].kind not in SOURCES),
+            *self.exchanges,
+        )
 
     def topic(self, site: str, step: str) -> str:
         """The topic that carries a step's rows."""
         s = self.by_name[step]
-        return names.stream(site, s.spec.stream) if s.kind in SOURCES else names.result(site, self.pipeline, s.name)
+        if s.kind in SOURCES:
+            return names.stream(site, s.spec.stream)
+        return names.result(site, self.pipeline, s.spec.value.into if s.kind == "key_by" else s.name)
 
     def sinks_of(self, kind: str) -> Iterator[tuple[Step, Any]]:
         """(step, sink) for every sink of a kind."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from pipelines.errors import ConfigError, PlanError
 from pipelines.expr import Expr
-from pipelines.plan import SOURCES, DimensionSpec, Fill, JoinSpec, LookupSpec, Step, WithinSpec
-from pipelines.schema import Agg, Col, Field, Schema
+from pipelines.plan import READ, DimensionSpec, Fill, JoinSpec, LookupSpec, Step, WithinSpec
+from pipelines.schema import Agg, Col, Field, KeyField, Schema
 from pipelines.units import duration_ns
 from pipelines.windows import LENGTH_NS_MAX, Calendar, Window
 from pipelines.zones import DAYS
@@ -49,7 +49,7 @@ class Sides:
                 f"{self.call}: both sides have {', '.join(clash)}: select the right side into a schema that names them "
                 f"otherwise, such as  class Other(Schema): {clash[0].rpartition('.')[2]} = {clash[0]}"
             )
-        fields = [f for f in self.right.scope if f.qualified not in known]
+        fields = [f for f in self.right.scope if f.qualified not in known and not isinstance(f, KeyField)]
         if self.how == "inner":
             return tuple(fields), ()
         absent = {c.qualified: value for c in schema.columns().values() if (value := _absent(c)) is not None}
@@ -158,7 +158,7 @@ def origins(steps: Mapping[str, Step], step: Step) -> frozenset[str]:
 
     A join of two streams from different sources follows neither alone: it is an origin of its own.
     """
-    if step.kind in SOURCES:
+    if step.kind in READ:
         return frozenset({step.name})
     if step.kind == "union":
         return origins(steps, steps[step.ups[0]]) | origins(steps, steps[step.ups[1]])

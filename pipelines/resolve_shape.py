@@ -7,10 +7,11 @@ from typing import Any, get_args
 
 from pipelines.errors import ConfigError, PlanError
 from pipelines.expr import Expr, if_else
-from pipelines.plan import Step
+from pipelines.plan import KeyBySpec, Step
 from pipelines.resolve import dtype_of
-from pipelines.schema import TEXT, Col, Field, Row, Schema
+from pipelines.schema import TEXT, Col, Field, KeyField, Row, Schema
 from pipelines.shapes import ApplySpec, ChangesSpec, DedupeSpec, Fill, ResampleSpec, Scanner, ScanSpec, UnpivotSpec
+from pipelines.topics import valid_name
 from pipelines.units import duration_ns
 
 DURATION_NS_MAX = 366 * 86_400 * 10**9
@@ -55,6 +56,30 @@ def added(node: Step, into: type[Schema], fields: tuple[Field, ...]) -> tuple[Ro
     return Row(into.__name__, node.row.key, fields, node.row.windowed), (*node.scope, *fields)
 
 
+def key_by(node: Step, column: Expr[Any]) -> tuple[KeyBySpec, Row]:
+    """By what the rows of a step are keyed anew, and their row then."""
+    what = f"key_by({column})"
+    if (dtype := dtype_of(column, node, what)) != TEXT:
+        raise PlanError(
+            f"{what}: a key is text, this is {dtype}; name the group in words, such as if_else(…, 'hot', 'cold')"
+        )
+    if not column.qualified:
+        raise PlanError(f"{what}: the key needs a name: make it a column of a schema and select that first")
+    if any(column.qualified == f.qualified for f in node.keys):
+        raise PlanError(f"{what}: {node.name} has this key already")
+    if node.kind == "late":
+        raise PlanError(f"{what}: late rows have no watermark; write them to a sink")
+    before = Field(f"{node.row.name}.{node.row.key}", TEXT) if not node.keys else Field(node.keys[0].qualified, TEXT)
+    fields = tuple(f for f in node.row.fields if f.qualified != column.qualified and f != before)
+    if before.name in (column.name, *(f.name for f in fields)):
+        raise PlanError(
+            f"{what}: {before.name!r} is the key so far, and also a column; select a schema that names them apart"
+        )
+    row = Row(node.row.name, column.name, (before, *fields), node.row.windowed)
+    into = f"{node.name.replace('|', '-')}-by-{column.name}".replace("'", "x").replace("_", "-").lower()
+    return KeyBySpec(column, valid_name("step", into)), row
+
+
 def changes_spec(node: Step, of: Expr[Any], deadband: float | str) -> ChangesSpec:
     """Of `Stream.changes`."""
     what = f"changes({of})"
@@ -84,7 +109,7 @@ def resample_spec(node: Step, every: str, fill: Fill, late: str, max_gap: str) -
     what = f"resample({every!r})"
     if fill not in get_args(Fill):
         raise PlanError(f"{what}: fill={fill!r} is unknown: write 'previous', 'linear' or 'null'")
-    if fill == "null" and (other := [f.qualified for f in node.scope if not f.dtype.startswith("float")]):
+    if fill == "null" and (other := [f.qualified for f in node.scope if not _may_be_nan(f)]):
         raise PlanError(
             f"{what}: {other[0]} cannot be NaN, so fill='null' has no meaning for it; select float columns first"
         )
@@ -148,3 +173,7 @@ def pivot_columns(node: Step, on: Expr[str], value: Expr[Any], into: type[Schema
         column.owner, column.name = into.__name__, field.name
         columns.append(column)
     return tuple(columns)
+
+
+def _may_be_nan(field: Field) -> bool:
+    return field.dtype.startswith("float") or isinstance(field, KeyField)

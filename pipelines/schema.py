@@ -144,6 +144,12 @@ class Schema:
         return Row(cls.__name__, key, tuple(fields))
 
     @classmethod
+    def key_field(cls) -> tuple[KeyField, ...]:
+        """The key as a column that expressions can read; nothing if the schema has none of its own."""
+        name = cls.key()
+        return (KeyField(f"{cls.__name__}.{name}", TEXT),) if name else ()
+
+    @classmethod
     def batch(cls, *, time: Any, **values: Any) -> Batch:
         """Make a batch by hand, for tests: `time` in ns (int64) or datetime64, and a sequence for every column."""
         row = cls.measured()
@@ -189,6 +195,10 @@ class Field:
     def name(self) -> str:
         """The bare name, as on the wire and in Parquet."""
         return self.qualified.rpartition(".")[2]
+
+
+class KeyField(Field):
+    """The key of a stream as a text column: made where something reads it, never written as one."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pipelines.batch import Codes
 from pipelines.errors import LimitExceeded, StateError
 from pipelines.expr import Array
 
-FORMAT = 2  # of snapshots
+FORMAT = 3  # of snapshots
 KEY_BYTES = 160  # of index for each key, besides its text
 DICTIONARIES_MAX = 64  # of different sources, remembered by one task
 State = dict[str, Any]  # numbers, text, arrays and lists and dicts of these
@@ -26,6 +26,7 @@ class KeyIndex:
         self._slots: dict[str, int] = {}
         self._names: list[str] = []
         self._array = pa.array([], pa.string())
+        self._texts = np.empty(0, "T")
         self._bytes = 0
         self._recent: dict[str, tuple[pa.StringArray, Codes | None]] = {}
 
@@ -60,6 +61,13 @@ class KeyIndex:
         return self._array
 
     @property
+    def texts(self) -> Array:
+        """Every name, by slot, as numpy text."""
+        if len(self._texts) != len(self._names):
+            self._texts = np.array(self._names, "T")
+        return self._texts
+
+    @property
     def nbytes(self) -> int:
         """Memory, roughly."""
         return self._bytes
@@ -78,11 +86,14 @@ class KeyIndex:
 class Cells:
     """Named arrays of shape (rows, slots[, width]), each filled with its identity; row 0 is never written: it means 'nothing'."""
 
-    def __init__(self, fields: Mapping[str, Any], bytes_max: int = 2**62, slots: int = 16) -> None:
-        """`fields`: (dtype, identity) or (dtype, identity, width) by name. Growing beyond `bytes_max` is a `LimitExceeded`."""
+    def __init__(self, fields: Mapping[str, Any], bytes_max: int = 2**62, slots: int = 16, rows: int = 3) -> None:
+        """`fields`: (dtype, identity) or (dtype, identity, width) by name. Growing beyond `bytes_max` is a `LimitExceeded`.
+
+        Most windows have two slices open, the newest and one that waits for late rows: 3 `rows`.
+        """
         self.fields, self._bytes_max = dict(fields), bytes_max
-        self.rows, self.slots = 4, slots
-        self._free = [3, 2, 1]
+        self.rows, self.slots = rows, slots
+        self._free = list(range(rows - 1, 0, -1))
         self.arrays = {n: self._full(n, self.rows, self.slots) for n in self.fields}
 
     def _full(self, name: str, rows: int, slots: int) -> Array:
@@ -99,9 +110,9 @@ class Cells:
         return a.reshape(-1, *a.shape[2:])
 
     def reserve(self, slots: int) -> None:
-        """Make room for this many slots, by half as many again at least."""
+        """Make room for this many slots, by a quarter more at least."""
         if slots > self.slots:
-            self._resize(self.rows, max(slots, self.slots * 3 // 2))
+            self._resize(self.rows, max(slots, self.slots * 5 // 4))
 
     def take_row(self) -> int:
         """A row that holds identities only."""
@@ -110,7 +121,7 @@ class Cells:
     def take_rows(self, count: int) -> list[int]:
         """Rows that hold identities only."""
         if count > len(self._free):
-            rows = max(self.rows * 2, self.rows + count)
+            rows = max(self.rows * 9 // 8, self.rows + count)
             self._free = [*range(rows - 1, self.rows - 1, -1), *self._free]
             self._resize(rows, self.slots)
         taken = self._free[: -count - 1 : -1]

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
-from pipelines.batch import TIME_MAX, Batch
+from pipelines.batch import TIME_MAX, TIME_MIN, Batch
 from pipelines.errors import LimitExceeded, PlanError, StateError
 from pipelines.operators.build import build
 from pipelines.operators.flow import NO_NAMES, Env, Flow, Late, empty, join_rows
 from pipelines.plan import SOURCES, Plan, Step
 from pipelines.state import KeyIndex, pack, unpack
-from pipelines.watermark import WatermarkTracker
+from pipelines.watermark import ExchangeTracker, WatermarkTracker
 from pipelines.wire import Frame
 
 STATE_BYTES_MAX = 2**28
@@ -51,19 +52,26 @@ class Task:
         """`observe`: steps to emit; by default those with a result topic. `dimensions`: content of each, by step."""
         self.plan, self.state_bytes_max = plan, state_bytes_max
         self._observe = frozenset(plan.outputs if observe is None else observe)
-        self._keys = KeyIndex()
-        self._trackers = {stream: WatermarkTracker() for stream in plan.sources}
+        self._keys = {s.row.key: KeyIndex() for s in plan.steps}  # rows meet by keys of one name
+        exchanged = {s.spec.stream for s in plan.steps if s.kind == "repartition"}
+        self._trackers = {s: ExchangeTracker() if s in exchanged else WatermarkTracker() for s in plan.sources}
+        self._told = dict.fromkeys(plan.exchanges, TIME_MIN)  # watermarks that the other tasks know
         if missing := [s for s in plan.steps if s.kind == "dimension" and s.name not in (dimensions or {})]:
             raise PlanError(
                 f"pipeline {plan.pipeline}: dimension {missing[0].name!r} ({missing[0].spec}) has no content: give it as "
                 "dimensions=, in a test of a pipeline among the inputs:  run(…, {machines: Machine.facts(…)})"
             )
-        env = Env(self._keys.__len__, state_bytes_max, lambda: self._keys.names, dimensions or {})
-        self._streams = {s.spec.stream for s in plan.steps if s.kind == "source"}  # those that may be waited for
+        envs = {
+            key: Env(k.__len__, state_bytes_max, partial(getattr, k, "names"), dimensions or {})
+            for key, k in self._keys.items()
+        }
+        self._streams = {
+            s.spec.stream for s in plan.steps if s.kind in SOURCES and s.kind != "table"
+        }  # may be waited for
         kinds = (*SOURCES, "late", "dimension")
         pruned = plan.pruned(self._observe)
         self._steps = pruned.steps
-        self._operators = {s.name: build(s, pruned, env) for s in self._steps if s.kind not in kinds}
+        self._operators = {s.name: build(s, pruned, envs[s.row.key]) for s in self._steps if s.kind not in kinds}
         self._by_frame = any(o.by_frame for o in self._operators.values())
         waits: list[int] = [w for o in self._operators.values() if (w := getattr(o, "wait", None))]
         self._lead = min(waits) // LEAD_SHARE if waits else None
@@ -86,13 +94,14 @@ class Task:
         for step in self._steps:
             if step.kind in SOURCES:
                 frames = waiting.get(step.spec.stream, deque())
-                flows[step.name] = self._source(step, frames, TIME_MAX if step.kind == "table" else upto)
+                flow = self._source(step, frames, TIME_MAX if step.kind == "table" else upto)
+                flows[step.name] = self._with_keys(step, flow)
             elif step.kind == "late":
                 flows[step.name] = self._late(step)
             elif step.kind != "dimension":
-                flows[step.name] = self._run(step, [flows[up] for up in step.ups if up in flows])
+                flows[step.name] = self._with_keys(step, self._run(step, [flows[up] for up in step.ups if up in flows]))
         self._check_limit()
-        return [self._emit(n, f) for n, f in flows.items() if n in self._observe and len(f.batch)]
+        return [self._emit(n, f) for n, f in flows.items() if n in self._observe and self._counts(n, f)]
 
     def _upto(self, waiting: Mapping[str, deque[Frame]]) -> int:
         """Watermark up to which frames may be taken, lest a join gives up on an input whose frames are there, too."""
@@ -103,12 +112,12 @@ class Task:
 
     def _source(self, step: Step, waiting: deque[Frame], upto: int) -> Flow:
         """Take frames up to the end of all inputs; one only if a join must not see what came after it."""
-        tracker = self._trackers[step.spec.stream]
+        tracker, keys = self._trackers[step.spec.stream], self._keys[step.row.key]
         batches, seen, watermark, rows = [], [], tracker.current, 0
         while waiting and rows < PASS_ROWS and waiting[0].info.watermark <= upto:
             frame = waiting.popleft()
             if len(frame.batch):
-                slots = self._keys.slots(frame.batch.codes, frame.batch.names, frame.info.source)
+                slots = keys.slots(frame.batch.codes, frame.batch.names, frame.info.source)
                 batches.append(Batch(NO_NAMES, slots, frame.batch.time, frame.batch.columns))
                 seen.append(tracker.current)
                 rows += len(frame.batch)
@@ -128,8 +137,28 @@ class Task:
         assert late is not None
         return late
 
+    def _with_keys(self, step: Step, flow: Flow) -> Flow:
+        """Rows with their key as a column, where a later step reads it and the step before did not have it."""
+        missing = [f.qualified for f in step.keys if f.qualified not in flow.batch.columns]
+        if not missing:
+            return flow
+        column = self._keys[step.row.key].texts[flow.batch.codes]
+        return flow.with_columns({**flow.batch.columns, **dict.fromkeys(missing, column)})
+
+    def _counts(self, step: str, flow: Flow) -> bool:
+        """Whether a step has anything to tell: rows or, to tasks of other partitions, how far it is."""
+        if step not in self._told:
+            return len(flow.batch) > 0
+        told = self._told[step]
+        if len(flow.batch) or flow.watermark > told:
+            self._told[step] = flow.watermark
+        return len(flow.batch) > 0 or flow.watermark > told
+
     def _emit(self, step: str, flow: Flow) -> Emitted:
-        return Emitted(step, replace(flow.batch, names=self._keys.names), flow.watermark)
+        if step in self._told:
+            return Emitted(step, flow.batch, flow.watermark)
+        names = self._keys[self.plan.by_name[step].row.key].names
+        return Emitted(step, replace(flow.batch, names=names), flow.watermark)
 
     def _run(self, step: Step, inputs: Sequence[Flow]) -> Flow:
         try:
@@ -151,7 +180,7 @@ class Task:
     @property
     def state_bytes(self) -> int:
         """Memory held by keys and operators."""
-        return self._keys.nbytes + sum(o.nbytes for o in self._operators.values())
+        return sum(k.nbytes for k in self._keys.values()) + sum(o.nbytes for o in self._operators.values())
 
     @property
     def windows_open(self) -> int:
@@ -175,7 +204,8 @@ class Task:
         """The whole state."""
         return pack({
             "plan": self.plan.fingerprint,
-            "keys": self._keys.save(),
+            "keys": {key: k.save() for key, k in self._keys.items()},
+            "told": self._told,
             "watermarks": {s: {"sources": t.sources, "current": t.current} for s, t in self._trackers.items()},
             "versions": {n: v for n, (v, _) in self.plan.versions.items()},
             "operators": {n: saved for n, o in self._operators.items() if (saved := o.save())},
@@ -195,7 +225,10 @@ class Task:
                 f"{self.plan.fingerprint}; they differ in {', '.join(lost)}): deploy that version again, or reset the state to "
                 "compute it anew"
             )
-        self._keys.load(state["keys"])
+        for key, saved in state["keys"].items():
+            if key in self._keys:
+                self._keys[key].load(saved)
+        self._told |= {step: told for step, told in state["told"].items() if step in self._told}
         for stream, t in state["watermarks"].items():
             if stream in self._trackers:
                 self._trackers[stream].load(t["sources"], t["current"])

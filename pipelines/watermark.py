@@ -44,3 +44,27 @@ class WatermarkTracker:
     def load(self, sources: Mapping[str, int], current: int) -> None:
         """Restore from a snapshot."""
         self.sources, self.current = dict(sources), current
+
+
+class ExchangeTracker(WatermarkTracker):
+    """The watermark of rows that the tasks of all partitions have keyed anew: the minimum over all of them, always.
+
+    A task that lags behind is not left out, or its rows would be late for no fault of any device. Sources are called
+    '{partition}/{partitions}'.
+    """
+
+    def advance(self, source: str, watermark: int) -> int:
+        """See `WatermarkTracker.advance`; a task whose input has ended holds nobody up, until it goes on."""
+        partitions = source.rpartition("/")[2]
+        if watermark == TIME_MIN or not partitions.isdecimal():
+            return self.current
+        before = self.sources.get(source, TIME_MIN)
+        self.sources[source] = watermark if before == TIME_MAX else max(before, watermark)
+        if len(self.sources) < int(partitions):
+            return self.current
+        lowest = min(self.sources.values())
+        if lowest == TIME_MAX:
+            self.sources.clear()
+            return TIME_MAX
+        self.current = max(self.current, lowest)
+        return self.current

@@ -81,8 +81,7 @@ def to_arrow(values: Array) -> pa.Array:
     """A column as it travels and is stored."""
     if values.dtype.kind != "T":
         return pa.array(values)
-    distinct, codes = np.unique(values, return_inverse=True)
-    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(distinct.tolist(), pa.string()))
+    return pa.array(values.tolist(), pa.string()).dictionary_encode()
 
 
 def _timestamps(ns: Array) -> pa.Array:

@@ -15,7 +15,7 @@ from pipelines.operators.resample import Resample
 from pipelines.operators.rounds import Changes, Scan
 from pipelines.operators.session import SessionOperator
 from pipelines.operators.sliding import SlidingOperator
-from pipelines.operators.stateless import Apply, Pass, Select, Union, Unpivot, Where
+from pipelines.operators.stateless import Apply, KeyBy, Pass, Select, Union, Unpivot, Where
 from pipelines.operators.window import WindowOperator
 from pipelines.plan import Plan, Step, WindowSpec
 from pipelines.windows import Count, Session, Sliding
@@ -48,6 +48,7 @@ def _window(spec: WindowSpec, env: Env) -> Operator:
 _BUILD: dict[str, Build] = {  # by kind of step
     "where": lambda step, plan, env: Where(step.spec.value),
     "select": lambda step, plan, env: Select(step.spec.value),
+    "key_by": lambda step, plan, env: KeyBy(step.spec.value.column),
     "apply": lambda step, plan, env: Apply(step.spec.value),
     "unpivot": lambda step, plan, env: Unpivot(step.spec.value),
     "union": lambda step, plan, env: Union(),

@@ -24,7 +24,7 @@ class Dedupe(Late):
 
     def __init__(self, spec: DedupeSpec, env: Env) -> None:
         self.spec, self._keys = spec, env.keys
-        self._newest = Cells({"number": ("int64", TIME_MIN)}, env.bytes_max)  # highest number of each slot
+        self._newest = Cells({"number": ("int64", TIME_MIN)}, env.bytes_max, rows=1)  # highest number of each slot
         self._slot, self._number, self._time = (np.empty(0, np.int64) for _ in range(3))
 
     def process(self, *inputs: Flow) -> Flow:

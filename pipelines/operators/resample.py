@@ -31,7 +31,7 @@ class Resample(Late):
         self._ordered = Ordered(dtypes, spec.late)
         blank = {n: (d, "" if d == "T" else 0) for n, d in dtypes.items()}
         self._cells = Cells(
-            {"~known": ("bool", False), "~time": ("int64", 0), "~next": ("int64", 0), **blank}, env.bytes_max
+            {"~known": ("bool", False), "~time": ("int64", 0), "~next": ("int64", 0), **blank}, env.bytes_max, rows=1
         )
 
     def process(self, *inputs: Flow) -> Flow:

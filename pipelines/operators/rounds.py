@@ -39,7 +39,7 @@ class Changes:
     def __init__(self, spec: ChangesSpec, env: Env) -> None:
         self.spec, self._keys = spec, env.keys
         self._cells = Cells(
-            {"known": ("bool", False), "value": (spec.dtype, "" if spec.dtype == "T" else 0)}, env.bytes_max
+            {"known": ("bool", False), "value": (spec.dtype, "" if spec.dtype == "T" else 0)}, env.bytes_max, rows=1
         )
 
     def process(self, *inputs: Flow) -> Flow:
@@ -94,7 +94,7 @@ class Scan(Late):
     def __init__(self, spec: ScanSpec, env: Env, dtypes: Mapping[str, str]) -> None:
         self.spec, self._keys = spec, env.keys
         self._ordered = None if spec.late is None else Ordered(dtypes, spec.late)
-        self._cells = Cells(dict(spec.operator.state), env.bytes_max)
+        self._cells = Cells(dict(spec.operator.state), env.bytes_max, rows=1)
 
     def process(self, *inputs: Flow) -> Flow:
         """See `Operator.process`."""

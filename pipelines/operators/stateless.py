@@ -14,6 +14,7 @@ from pipelines.operators.flow import Flow, Stateless, join_rows
 from pipelines.schema import TEXT
 from pipelines.shapes import ApplySpec, UnpivotSpec
 from pipelines.state import State
+from pipelines.wire import to_arrow
 
 
 class Where(Stateless):
@@ -52,6 +53,19 @@ class Pass(Stateless):
     def process(self, *inputs: Flow) -> Flow:
         """See `Operator.process`."""
         return inputs[0]
+
+
+class KeyBy(Stateless):
+    """Rows by another key. They are on their way to other partitions: their codes are not slots of this task."""
+
+    def __init__(self, column: Expr[str]) -> None:
+        self.column = column
+
+    def process(self, *inputs: Flow) -> Flow:
+        """See `Operator.process`."""
+        (flow,) = inputs
+        coded = to_arrow(self.column.on(flow.batch.columns))
+        return replace(flow, batch=replace(flow.batch, names=coded.dictionary, codes=coded.indices.to_numpy()))
 
 
 class Apply(Stateless):

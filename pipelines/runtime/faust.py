@@ -41,7 +41,7 @@ def mount(
 
     class Hosted(Service):
         async def on_start(self) -> None:
-            job = Job(plan, site, _brokers(app), state_bytes_max, discard_state, facts)
+            job = Job(plan, site, _brokers(app), partitions, state_bytes_max, discard_state, facts)
             await kafka.ensure(job.brokers, plan.topics(site, partitions))
             self._drain = asyncio.Event()
             self._running = asyncio.create_task(self._run(job))

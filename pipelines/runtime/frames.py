@@ -6,11 +6,14 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from pipelines import topics
-from pipelines.batch import TIME_MIN
+from pipelines.batch import TIME_MIN, Batch
 from pipelines.dead import DeadLetter
 from pipelines.errors import BadData
 from pipelines.plan import Plan
+from pipelines.runtime import kafka
 from pipelines.schema import Row
 from pipelines.task import Emitted
 from pipelines.wire import Frame, FrameInfo, Headers, decode, encode
@@ -67,12 +70,24 @@ def read(
     return frames, dead
 
 
-def write(emitted: Emitted, plan: Plan, site: str, partition: int) -> list[Out]:
+def write(emitted: Emitted, plan: Plan, site: str, partition: int, partitions: int) -> list[Out]:
     """The frames of what a step gave out. Only the last of them carries the watermark: the others' rows are before it."""
-    row, batch = plan.by_name[emitted.step].row, emitted.batch
+    topic, row = plan.topic(site, emitted.step), plan.by_name[emitted.step].row
+    if emitted.step not in plan.exchanges:
+        return _frames(emitted.batch, row, topic, partition, plan.pipeline, emitted.watermark)
+    batch, source = emitted.batch, f"{partition}/{partitions}"
+    to = np.array([kafka.partition_of(name, partitions) for name in batch.names.to_pylist()], np.int32)[batch.codes]
+    return [
+        out
+        for other in range(partitions)  # those that get no rows hear of the watermark
+        for out in _frames(batch.take(to == other), row, topic, other, source, emitted.watermark)
+    ]
+
+
+def _frames(batch: Batch, row: Row, topic: str, partition: int, source: str, watermark: int) -> list[Out]:
     rows_max = max(1, FRAME_BYTES_MAX // (16 + 8 * (row.windowed + len(row.fields))))
     outs = []
-    parts = [batch.take(slice(at, at + rows_max)) for at in range(0, len(batch), rows_max)]
+    parts = [batch.take(slice(at, at + rows_max)) for at in range(0, len(batch), rows_max)] or [batch]
     while parts:
         part = parts.pop(0)
         value = encode(part, row)
@@ -80,8 +95,8 @@ def write(emitted: Emitted, plan: Plan, site: str, partition: int) -> list[Out]:
             half = len(part) // 2
             parts[:0] = [part.take(slice(0, half)), part.take(slice(half, None))]
             continue
-        info = FrameInfo(plan.pipeline, TIME_MIN if parts else emitted.watermark, len(part), row.fingerprint)
-        outs.append(Out(plan.topic(site, emitted.step), partition, value, info.headers()))
+        info = FrameInfo(source, TIME_MIN if parts else watermark, len(part), row.fingerprint)
+        outs.append(Out(topic, partition, value, info.headers()))
     return outs
 
 

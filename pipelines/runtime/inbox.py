@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 
@@ -13,11 +15,17 @@ CALL_BYTES_MAX = 16 * 2**20  # of frames that a task is given at once; about a m
 class Inbox:
     """One queue for each input topic, without holes: what does not begin at the next offset is not taken in."""
 
-    def __init__(self, offsets: Mapping[str, int]) -> None:
-        """`offsets`: of the next record of each input topic."""
+    def __init__(self, offsets: Mapping[str, int], apart: Collection[str] = ()) -> None:
+        """`offsets`: of the next record of each input topic.
+
+        `apart`: topics that the pipeline writes itself. Their records are new even if they tell of a backlog, so they do not wait
+        for those of other inputs.
+        """
         self.next = dict(offsets)
         self.bytes = 0
         self._queues: dict[str, deque[Received]] = {topic: deque() for topic in offsets}
+        groups = [t for t in offsets if t not in apart], [t for t in offsets if t in apart]
+        self._groups = [{topic: self._queues[topic] for topic in group} for group in groups]
         self._hole: dict[str, int] = {}
 
     def __bool__(self) -> bool:
@@ -44,23 +52,30 @@ class Inbox:
         Several inputs are taken in the order in which the broker got them, so that one of them does not run ahead when there
         is a backlog: nothing newer than what is known of each input, but for those that have `ended` for the time being.
         """
-        upto = self._known_upto(ended)
         taken = {}
-        for topic, queue in self._queues.items():
-            size, records = 0, []
-            while queue and size < bytes_max and (upto is None or queue[0].timestamp <= upto):
-                records.append(queue.popleft())
-                size += _size(records[-1])
-            if records:
-                taken[topic] = records
-                self.bytes -= size
+        for queues in self._groups:
+            upto = _known_upto(queues, ended, bytes_max)
+            for topic, queue in queues.items():
+                size, records = 0, []
+                while queue and size < bytes_max and queue[0].timestamp <= upto:
+                    records.append(queue.popleft())
+                    size += _size(records[-1])
+                if records:
+                    taken[topic] = records
+                    self.bytes -= size
         return taken
 
-    def _known_upto(self, ended: Collection[str]) -> int | None:
-        if len(self._queues) == 1:
-            return None
-        newest = [q[-1].timestamp if q else -1 for topic, q in self._queues.items() if topic not in ended]
-        return min(newest, default=None)
+
+def _known_upto(queues: Mapping[str, deque[Received]], ended: Collection[str], bytes_max: int) -> float:
+    """When the broker got the newest records that one call may have, of inputs that are to be kept in step."""
+    if len(queues) == 1:
+        return math.inf
+    newest = [q[-1].timestamp if q else -1 for topic, q in queues.items() if topic not in ended]
+    for queue in queues.values():
+        fits = itertools.takewhile(lambda upto: upto < bytes_max, itertools.accumulate(map(_size, queue)))
+        if (count := sum(1 for _ in fits) + 1) < len(queue):
+            newest.append(queue[count].timestamp)
+    return min(newest, default=math.inf)
 
 
 def _size(record: Received) -> int:

@@ -21,6 +21,7 @@ class Job:
     plan: Plan
     site: str
     brokers: str
+    partitions: int
     state_bytes_max: int = STATE_BYTES_MAX  # of one partition number
     discard_state: str = ""  # fingerprint of the version of the plan whose state may be dropped
     dimensions: Mapping[str, Batch] = field(default_factory=dict)  # content of each, by step
@@ -29,6 +30,11 @@ class Job:
     def streams(self) -> dict[str, str]:
         """Stream by input topic."""
         return {topics.stream(self.site, stream): stream for stream in self.plan.sources}
+
+    @cached_property
+    def exchanged(self) -> frozenset[str]:
+        """Input topics that the tasks of the pipeline write themselves."""
+        return frozenset(self.plan.topic(self.site, step) for step in self.plan.exchanges)
 
     @cached_property
     def rows(self) -> dict[str, Row]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import Any, Literal, TypeAlias
 
@@ -174,6 +175,7 @@ async def at_end(consumer: Client, place: Place) -> bool:
     return end is not None and await consumer.position(place) >= end
 
 
+@lru_cache(2**17)
 def partition_of(key: str, partitions: int) -> int:
     """The partition of a key, as Kafka's own clients compute it."""
     return int(murmur2(key.encode()) & 0x7FFFFFFF) % partitions

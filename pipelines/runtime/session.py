@@ -54,7 +54,7 @@ class Session:
         """`wake` is called when a transaction ends."""
         self._job, self._partition, self._producer = job, partition, producer
         self._meter, self._clock, self._wake = meter, clock, wake
-        self.inbox = Inbox(restored.offsets)
+        self.inbox = Inbox(restored.offsets, apart=job.exchanged)
         self.task, self._offsets = restored.task, dict(restored.offsets)
         self.committed: dict[str, int] = {}  # offsets in the newest transaction
         self._snapshot = restored.checkpoint.snapshot if restored.checkpoint else None
@@ -144,7 +144,7 @@ class Session:
     ) -> None:
         start = self._clock.monotonic_s()
         plan, site, partition = self._job.plan, self._job.site, self._partition
-        outs = [out for e in pending.emitted for out in frames.write(e, plan, site, partition)]
+        outs = [out for e in pending.emitted for out in frames.write(e, plan, site, partition, self._job.partitions)]
         outs += [frames.bury(letter, site) for letter in pending.dead]
         done = await transaction.commit(self._producer, self._job.state(partition), outs, chunks, checkpoint)
         self._snapshot, self.committed = done.snapshot, done.offsets

@@ -35,7 +35,8 @@ def job_of(settings: Settings) -> Job:
         raise ConfigError(f"option state_bytes_max = {limit!r}: write a number of bytes, such as {STATE_BYTES_MAX}")
     plan = load(settings.pipeline).plan()
     facts = dimensions.load(plan, dimensions.folder_of(settings.pipeline))
-    return Job(plan, settings.site, settings.brokers, int(limit), settings.options.get("discard_state", ""), facts)
+    discard = settings.options.get("discard_state", "")
+    return Job(plan, settings.site, settings.brokers, settings.partitions, int(limit), discard, facts)
 
 
 if __name__ == "__main__":

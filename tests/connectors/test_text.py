@@ -79,7 +79,7 @@ def test_frames_of_long_texts_stay_below_what_kafka_takes() -> None:
     names = Batch.of_keys([f"d{i}" for i in range(n)], np.zeros(n, np.int64), {}).names
     columns = {"Last.state": texts, "window_start": np.zeros(n, np.int64)}
     batch = Batch(names, np.arange(n, dtype=np.int32), np.zeros(n, np.int64), columns)
-    outs = frames.write(Emitted("last", batch, 5), program.plan(), "s", 0)
+    outs = frames.write(Emitted("last", batch, 5), program.plan(), "s", 0, 1)
     assert len(outs) > 10
     assert max(len(o.value) for o in outs) <= 2 * frames.FRAME_BYTES_MAX
     row = program.plan().by_name["last"].row

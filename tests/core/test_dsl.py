@@ -170,7 +170,7 @@ def computed(expr: Any) -> Any:
 
 
 MISTAKES: list[tuple[Callable[[], Any], str]] = [
-    (lambda: stream().where(Other.y > 1), r"where: column Other.y is not in this stream, which has Reading.k, Reading.x"),
+    (lambda: stream().where(Other.y > 1), r"where: column Other.y is not in this stream, which has Reading.device"),
     (not_a_condition, r"where\(Reading.x\): a condition must be true or false, this is a float64"),
     (truth, r"column \(Reading.x > 1\) has no truth value: combine conditions with & \| ~"),
     (lambda: stream().select(Empty), r"select\(Empty\): the schema has no columns"),

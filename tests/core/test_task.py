@@ -63,7 +63,7 @@ def test_a_damaged_snapshot_is_refused(data: bytes) -> None:
 def test_a_snapshot_of_another_format_is_refused() -> None:
     import msgspec
 
-    with pytest.raises(StateError, match="the snapshot has format 99, this version reads 2"):
+    with pytest.raises(StateError, match="the snapshot has format 99, this version reads 3"):
         unpack(msgspec.msgpack.encode({"format": 99}))
 
 

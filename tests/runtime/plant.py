@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines import Col, Key, Pipeline, Schema, agg, tumbling
+from pipelines import Col, Key, Pipeline, Schema, agg, if_else, tumbling
 from tests.core.programs import Feed, Shelf
 
 
@@ -46,6 +46,25 @@ plant_grown = Pipeline("plant")
 _tens = plant_grown.read(Feed(Reading, "readings")).window(tumbling("10s", late="0s"), Tens)
 _tens.to(Shelf())
 _tens.window(tumbling("1m", late="0s"), Minutes).to(Shelf())
+
+
+class Parity(Schema):
+    parity = if_else(Reading.x % 2 == 0, "even", "odd")
+    x = Reading.x
+
+
+class ByParity(Schema):
+    """Ten seconds of readings of all devices of all partitions."""
+
+    n = agg.count()
+    total = agg.sum(Parity.x)
+    low = agg.min(Parity.x)
+    high = agg.max(Parity.x)
+
+
+plant_keyed = Pipeline("plant")
+_parity = plant_keyed.read(Feed(Reading, "readings")).select(Parity).key_by(Parity.parity)
+_parity.window(tumbling("10s", late="0s"), ByParity).to(Shelf())
 
 compared = Pipeline("compared")
 compared.read(Feed(Reading, "readings")).join(compared.table(Feed(Setting, "settings")), how="inner").select(Excess).to(

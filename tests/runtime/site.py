@@ -24,7 +24,7 @@ from pipelines.runtime.runner import Runner
 from pipelines.runtime.serve import Health
 from pipelines.wire import FrameInfo, decode, encode
 from tests.bed.waiting import until
-from tests.runtime.plant import Reading, plant
+from tests.runtime.plant import Reading, Tens, plant
 
 REPOSITORY = Path(__file__).parents[2]
 SECOND = 10**9
@@ -46,7 +46,7 @@ class Site:
     @property
     def job(self) -> Job:
         """For a `Runner`."""
-        return Job(self.pipeline.plan(), self.name, self.brokers)
+        return Job(self.pipeline.plan(), self.name, self.brokers, self.partitions)
 
     async def create(self) -> Site:
         """Create the topics."""
@@ -91,25 +91,27 @@ class Site:
         logs = await self.log(self.job.plan.topic(self.name, step))
         return [decode(r.value or b"", row) for records in logs.values() for r in records]
 
-    async def windows(self) -> dict[Window, list[Stats]]:
-        """Committed results of `Tens`: exactly one entry in each list if nothing was doubled."""
+    async def windows(self, of: type[Schema] = Tens) -> dict[Window, list[Stats]]:
+        """Committed results of `Tens` or the like: exactly one entry in each list if nothing was doubled."""
         found: dict[Window, list[Stats]] = defaultdict(list)
-        for batch in await self.batches("tens"):
-            columns = [batch.columns[f"Tens.{c}"] for c in ("n", "total", "low", "high")]
+        for batch in await self.batches(topics.named_after(of.__name__)):
+            columns = [batch.columns[f"{of.__name__}.{c}"] for c in ("n", "total", "low", "high")]
             for key, start, *values in zip(batch.keys, batch.columns[WINDOW_START], *columns, strict=True):
                 n, total, low, high = (float(v) for v in values)
                 found[key, int(start)].append((int(n), total, low, high))
         return dict(found)
 
-    async def wait_for_windows(self, expected: Mapping[Window, Stats], timeout_s: float = 20) -> None:
+    async def wait_for_windows(
+        self, expected: Mapping[Window, Stats], timeout_s: float = 20, of: type[Schema] = Tens
+    ) -> None:
         """Until as many windows as expected are there; then they must be the expected ones, each once."""
 
         async def there() -> bool:
-            return len(await self.windows()) >= len(expected)
+            return len(await self.windows(of)) >= len(expected)
 
         probe: Callable[[], bool | Awaitable[bool]] = there
         await until(probe, timeout_s, f"{len(expected)} windows on {self.name}")
-        assert await self.windows() == {window: [stats] for window, stats in expected.items()}
+        assert await self.windows(of) == {window: [stats] for window, stats in expected.items()}
 
     async def recover(self, partition: int = 0) -> Restored:
         """What a worker that opens the partition now would begin with."""
@@ -132,9 +134,9 @@ class Site:
             stop.set()
             await task
 
-    def worker(self, folder: Path, number: int = 0, **options: str) -> Worker:
+    def worker(self, folder: Path, number: int = 0, variable: str = "plant", **options: str) -> Worker:
         """A worker process, not yet started."""
-        return Worker(self, folder / f"worker-{number}", options)
+        return Worker(self, folder / f"worker-{number}", options, variable)
 
 
 @dataclass

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from containers.embedded import EmbeddedKafka
+from pipelines import Schema
+from tests.runtime.plant import ByParity, Tens, plant_keyed
 from tests.runtime.site import Rows, Site, Worker, story, truth
 
 SEED = 20261123
@@ -17,14 +18,27 @@ PARTITIONS = 4
 FRAMES_A_SECOND = 40
 
 
-@pytest.fixture
-def workers(kafka: EmbeddedKafka, unique: str, tmp_path: Path) -> list[Worker]:
+async def test_five_random_kills_leave_the_results_exact(kafka: EmbeddedKafka, unique: str, tmp_path: Path) -> None:
     site = Site(unique, kafka.bootstrap, partitions=PARTITIONS)
-    return [site.worker(tmp_path, number) for number in range(2)]
+    await _exact(site, [site.worker(tmp_path, number) for number in range(2)], Tens, lambda sent: sent)
 
 
-async def test_five_random_kills_leave_the_results_exact(workers: list[Worker]) -> None:
-    site = await workers[0].site.create()
+async def test_rows_on_their_way_to_the_partition_of_another_key_survive_as_well(
+    kafka: EmbeddedKafka, unique: str, tmp_path: Path
+) -> None:
+    site = Site(unique, kafka.bootstrap, plant_keyed, partitions=PARTITIONS)
+    workers = [site.worker(tmp_path, number, "plant_keyed") for number in range(2)]
+    await _exact(site, workers, ByParity, _by_parity)
+
+
+def _by_parity(sent: list[Rows]) -> list[Rows]:
+    return [[("odd" if x % 2 else "even", time, x) for _, time, x in rows] for rows in sent]
+
+
+async def _exact(
+    site: Site, workers: list[Worker], of: type[Schema], keyed: Callable[[list[Rows]], list[Rows]]
+) -> None:
+    await site.create()
     sent: list[Rows] = []
     done = asyncio.Event()
     try:
@@ -36,7 +50,7 @@ async def test_five_random_kills_leave_the_results_exact(workers: list[Worker]) 
         await producing
         await site.close_windows()
         assert len(sent) > 1000
-        await site.wait_for_windows(truth(sent), timeout_s=25)
+        await site.wait_for_windows(truth(keyed(sent)), timeout_s=25, of=of)
         assert [worker.stop() for worker in workers] == [0, 0]
     except BaseException:
         print(*(worker.text for worker in workers), sep="\n-----\n")

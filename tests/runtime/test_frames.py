@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from pipelines.batch import TIME_MIN, WINDOW_START, Batch
-from pipelines.runtime import frames
+from pipelines.runtime import frames, kafka
 from pipelines.task import Emitted
 from pipelines.wire import FrameInfo, decode, encode
-from tests.runtime.plant import Reading, Setting, plant
+from tests.runtime.plant import Reading, Setting, plant, plant_keyed
 from tests.runtime.test_inbox import Record
 
 PLAN = plant.plan()
@@ -50,7 +50,7 @@ def emitted(rows: int) -> Emitted:
 
 def test_results_are_cut_into_frames_and_only_the_last_carries_the_watermark(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "FRAME_BYTES_MAX", 160)
-    outs = frames.write(emitted(7), PLAN, "s", 3)
+    outs = frames.write(emitted(7), PLAN, "s", 3, 4)
     infos = [FrameInfo.of(out.headers) for out in outs]
     batches = [decode(out.value, PLAN.by_name["tens"].row) for out in outs]
     assert [(out.topic, out.partition) for out in outs] == [("s.plant.tens", 3)] * len(outs)
@@ -62,5 +62,21 @@ def test_results_are_cut_into_frames_and_only_the_last_carries_the_watermark(mon
 
 
 def test_a_frame_within_the_limit_is_sent_whole() -> None:
-    (out,) = frames.write(emitted(7), PLAN, "s", 0)
+    (out,) = frames.write(emitted(7), PLAN, "s", 0, 4)
     assert FrameInfo.of(out.headers) == FrameInfo("plant", 77, 7, PLAN.by_name["tens"].row.fingerprint)
+
+
+def test_rows_go_to_the_partition_of_their_new_key_and_the_others_hear_of_the_watermark() -> None:
+    plan = plant_keyed.plan()
+    row = plan.by_name["readings-select-by-parity"].row
+    columns = {"Reading.device": np.array(["a", "b", "a"], "T"), "Parity.x": np.array([1.0, 2.0, 3.0])}
+    rows = Batch.of_keys(["odd", "even", "odd"], np.array([1, 2, 3]), columns)
+    outs = frames.write(Emitted("readings|select|key_by", rows, 99), plan, "s", 2, 3)
+    assert [(out.topic, out.partition) for out in outs] == [("s.plant.readings-select-by-parity", p) for p in range(3)]
+    infos = [FrameInfo.of(out.headers) for out in outs]
+    assert {(i.source, i.watermark) for i in infos} == {("2/3", 99)}
+    got = {out.partition: decode(out.value, row) for out in outs}
+    homes = {name: kafka.partition_of(name, 3) for name in ("odd", "even")}
+    assert got[homes["odd"]].columns["Parity.x"].tolist() == [1.0, 3.0]
+    assert got[homes["even"]].columns["Reading.device"].tolist() == ["b"]
+    assert [len(got[p]) for p in range(3) if p not in homes.values()] == [0]

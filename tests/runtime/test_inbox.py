@@ -74,3 +74,22 @@ def test_when_all_inputs_ended_everything_is_taken() -> None:
     inbox.accept("a", records("a", 0, at=100))
     inbox.accept("b", records("b", 0, at=50))
     assert offsets(inbox.take(ended=["a", "b"])) == {"a": [0], "b": [0]}
+
+
+def test_what_the_pipeline_writes_itself_does_not_wait_for_a_backlog() -> None:
+    inbox = Inbox({"a": 0, "own": 0}, apart=["own"])
+    inbox.accept("a", records("a", 0, 1, at=100))
+    inbox.accept("own", records("own", 0, 1, at=5_000))
+    assert offsets(inbox.take()) == {"a": [0, 1], "own": [0, 1]}
+
+
+def test_an_input_that_is_cut_for_its_size_holds_the_others_back() -> None:
+    inbox = Inbox({"a": 0, "b": 0})
+    inbox.accept("a", records("a", 0, 1, 2, 3, at=100))
+    inbox.accept("b", records("b", 0, 1, 2, 3, at=100))
+    inbox.accept("b", records("b", 4, at=200))
+    size = len(records("a", 0)[0].value or b"")
+    assert offsets(inbox.take(bytes_max=2 * size)) == {"a": [0, 1], "b": [0, 1]}
+    inbox.accept("a", records("a", 4, 5, 6, 7, at=104))
+    assert offsets(inbox.take(ended=["b"], bytes_max=2 * size)) == {"a": [2, 3], "b": [2, 3]}
+    assert offsets(inbox.take(ended=["b"], bytes_max=2 * size)) == {"a": [4, 5]}, "b has nothing as old"
