@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import spine, windows
+from benchmarks import backfill, spine, windows
 
-for benchmark in (windows, spine):
+for benchmark in (windows, backfill, spine):
     benchmark.main()

@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 Figures = Mapping[str, float]
@@ -27,9 +27,9 @@ def pinned(core: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def run_alone(module: str, words: Sequence[str]) -> Figures:
-    """Run `python -m module words…` on the worker's core; the figures it printed (see `report`)."""
-    with pinned(WORKER_CORE):
+def run_alone(module: str, words: Sequence[str], *, pin: bool = True) -> Figures:
+    """Run `python -m module words…` on the worker's core, or on all; the figures it printed (see `report`)."""
+    with pinned(WORKER_CORE) if pin else nullcontext():
         done = subprocess.run([sys.executable, "-m", module, *words], stdout=subprocess.PIPE, check=True)
     figures: Figures = json.loads(done.stdout)
     return figures

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import click
 
-from containers import cli_pipeline, cli_site
+from containers import cli_backfill, cli_pipeline, cli_site
 from containers.cli_shared import Root, shared
 from containers.packages import own_version
 
@@ -29,6 +29,7 @@ def main() -> None:
 for command in (
     cli_pipeline.check,
     cli_pipeline.graph,
+    cli_backfill.backfill,
     cli_site.build,
     cli_site.plan,
     cli_site.deploy,

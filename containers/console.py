@@ -32,7 +32,7 @@ class Console:
 
     def __call__(self, text: str, *, bad: bool = False) -> None:
         """One line of progress, or several lines of a log."""
-        rich = self._rich()
+        rich = self.rich()
         if rich.is_terminal:
             rich.print(Text(text, style="red" if bad else ""))
         else:
@@ -45,14 +45,15 @@ class Console:
     @contextmanager
     def working(self, what: str) -> Iterator[None]:
         """Shows that something is going on, if there is a terminal to show it on."""
-        rich = self._rich()
+        rich = self.rich()
         if not rich.is_terminal:
             yield
             return
         with rich.status(what):
             yield
 
-    def _rich(self) -> Rich:
+    def rich(self) -> Rich:
+        """The terminal, or what stands for one."""
         return Rich(stderr=True, no_color=not self.colour, highlight=False)
 
 
