@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from connectors import kafka
 from pipelines import Col, Key, Pipeline, Schema, agg, if_else, tumbling
 from tests.core.programs import Feed, Shelf
 
@@ -65,6 +66,11 @@ class ByParity(Schema):
 plant_keyed = Pipeline("plant")
 _parity = plant_keyed.read(Feed(Reading, "readings")).select(Parity).key_by(Parity.parity)
 _parity.window(tumbling("10s", late="0s"), ByParity).to(Shelf())
+
+plant_foreign = Pipeline("plant")
+plant_foreign.read(kafka.source(Reading, topic="others.readings", stream="readings", time="ms", time_unit="ms")).window(
+    tumbling("10s", late="0s"), Tens
+).to(Shelf())
 
 compared = Pipeline("compared")
 compared.read(Feed(Reading, "readings")).join(compared.table(Feed(Setting, "settings")), how="inner").select(Excess).to(
