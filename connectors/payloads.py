@@ -116,7 +116,7 @@ def _at_once(
         or not (text.startswith(b"{") and text.endswith(b"}"))
     ):
         return None
-    if _NO_JSON_NUMBER.search(text):
+    if (b"NaN" in text or b"Inf" in text) and _NO_JSON_NUMBER.search(text):
         return None
     try:
         text.decode()

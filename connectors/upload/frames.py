@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -12,20 +11,11 @@ import pyarrow as pa
 from pipelines.batch import WINDOW_START, Batch
 from pipelines.dead import DeadLetter
 from pipelines.errors import BadData
+from pipelines.ports import Received
 from pipelines.schema import Field, Row
 from pipelines.wire import FrameInfo, decode
 
 DEAD_BYTES_MAX = 2**20  # what is kept of a frame that cannot be used
-
-
-class Received(Protocol):
-    """A record as a consumer gives it."""
-
-    topic: str
-    partition: int
-    offset: int
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from pipelines.ports import Received
 
@@ -22,11 +22,16 @@ class Inbox:
         for those of other inputs.
         """
         self.next = dict(offsets)
-        self.bytes = 0
+        self._bytes = dict.fromkeys(offsets, 0)
         self._queues: dict[str, deque[Received]] = {topic: deque() for topic in offsets}
         groups = [t for t in offsets if t not in apart], [t for t in offsets if t in apart]
         self._groups = [{topic: self._queues[topic] for topic in group} for group in groups]
         self._hole: dict[str, int] = {}
+
+    @property
+    def bytes(self) -> int:
+        """Of all records that wait."""
+        return sum(self._bytes.values())
 
     def __bool__(self) -> bool:
         return any(self._queues.values())
@@ -42,7 +47,7 @@ class Inbox:
             return self.next[topic]
         self._hole.pop(topic, None)
         self._queues[topic].extend(records)
-        self.bytes += sum(map(_size, records))
+        self._bytes[topic] += sum(map(_size, records))
         self.next[topic] = records[-1].offset + 1
         return None
 
@@ -56,14 +61,23 @@ class Inbox:
         for queues in self._groups:
             upto = _known_upto(queues, ended, bytes_max)
             for topic, queue in queues.items():
-                size, records = 0, []
-                while queue and size < bytes_max and queue[0].timestamp <= upto:
-                    records.append(queue.popleft())
-                    size += _size(records[-1])
+                records = list(queue) if upto == math.inf and self._bytes[topic] <= bytes_max else None
+                if records is None:
+                    records = list(_taken(queue, upto, bytes_max))
+                else:
+                    queue.clear()
                 if records:
                     taken[topic] = records
-                    self.bytes -= size
+                    self._bytes[topic] -= sum(map(_size, records)) if queue else self._bytes[topic]
         return taken
+
+
+def _taken(queue: deque[Received], upto: float, bytes_max: int) -> Iterator[Received]:
+    size = 0
+    while queue and size < bytes_max and queue[0].timestamp <= upto:
+        record = queue.popleft()
+        size += _size(record)
+        yield record
 
 
 def _known_upto(queues: Mapping[str, deque[Received]], ended: Collection[str], bytes_max: int) -> float:

@@ -10,8 +10,10 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any, Literal, TypeAlias
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+import msgspec
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.consumer import fetcher
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaConnectionError, KafkaError, ProducerFenced, TopicAlreadyExistsError, for_code
 from aiokafka.partitioner import murmur2
@@ -31,8 +33,26 @@ TRANSACTION_TIMEOUT_MS = 120_000  # the broker aborts what a dead worker left op
 CREATE_S_MAX = 10.0
 START_S_MAX, STOP_S_MAX = 30.0, 3.0
 
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """A record as a consumer gives it. aiokafka's own, a frozen dataclass, takes half of the time of reading small records."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int  # ms
+    timestamp_type: int
+    key: bytes  # or None
+    value: bytes  # or None
+    checksum: int | None
+    serialized_key_size: int
+    serialized_value_size: int
+    headers: tuple[tuple[str, bytes], ...]
+
+
+fetcher.ConsumerRecord = Record  # the same fields in the same order: others in the process see no difference
+
 Client: TypeAlias = Any  # aiokafka's clients are not typed
-Record: TypeAlias = ConsumerRecord[bytes, bytes]
 Place: TypeAlias = TopicPartition
 
 

@@ -74,6 +74,7 @@ class Session:
 
         `ended`: inputs that have no more for the time being. `LimitExceeded` from the task.
         """
+        waiting = self.inbox.bytes
         batch = self.inbox.take(ended)
         if not batch:
             return False
@@ -83,7 +84,8 @@ class Session:
             found, dead = self._job.read(topic, records)
             inputs[self._job.streams[topic]] = found
             self._pending.dead += dead
-            self._cost += cp.replay_cost(len(found), sum(len(r.value or b"") for r in records))
+            self._cost += cp.replay_cost(len(found), 0)
+        self._cost += cp.replay_cost(0, waiting - self.inbox.bytes)
         self._pending.emitted += self.task.process(inputs)
         self._advance({topic: records[-1].offset + 1 for topic, records in batch.items()})
         self._pending.newest_ms = max(r[-1].timestamp for r in batch.values())

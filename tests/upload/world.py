@@ -63,6 +63,7 @@ class Rec:
     headers: Sequence[tuple[str, bytes]]
     topic: str = TOPIC
     partition: int = 0
+    timestamp: int = 0
 
 
 def rec(offset: int, rows: Batch) -> Rec:
