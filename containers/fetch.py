@@ -35,7 +35,7 @@ def kafka_jars(cache: Path | None = None) -> Path:
 
     def fetch(complete: Path) -> None:
         with tempfile.TemporaryDirectory(dir=complete.parent) as repository:
-            for jar in _shown(_resolve(Path(repository))):
+            for jar in _shown(resolved(Path(repository), ARTIFACTS)):
                 shutil.move(jar, complete)
 
     made_once(jars, fetch)
@@ -58,14 +58,14 @@ def made_once(target: Path, make: Callable[[Path], None]) -> None:
                 raise
 
 
-def _resolve(repository: Path) -> Iterator[tuple[Path, int, int]]:
-    """Yield (jar, how many so far, how many in all)."""
+def resolved(repository: Path, artifacts: Iterable[tuple[str, str, str]]) -> Iterator[tuple[Path, int, int]]:
+    """Fetch artifacts (group, name, version) and all that they need; yield (jar, how many so far, how many in all)."""
     import requests
     from jgo.maven import MavenContext
     from jgo.parse import Coordinate
 
     context = MavenContext(repo_cache=repository, timeout=60)
-    wanted = [context.create_dependency(Coordinate(*artifact, scope="compile")) for artifact in ARTIFACTS]
+    wanted = [context.create_dependency(Coordinate(*artifact, scope="compile")) for artifact in artifacts]
     try:
         direct, transitive = context.resolver.resolve(wanted)
         needed = [d.artifact for d in (*direct, *transitive) if d.scope in ("compile", "runtime")]

@@ -1,0 +1,1 @@
+"""The same windows by other stream processors, on the same topics."""
