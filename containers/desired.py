@@ -40,7 +40,7 @@ from containers.site import GATEWAY, SiteFile
 from pipelines import dimensions
 from pipelines.errors import ConfigError
 from pipelines.expr import Expr
-from pipelines.plan import SOURCES, Plan, foreign
+from pipelines.plan import SOURCES, Plan, Step, foreign
 from pipelines.schema import Col, Schema
 from pipelines.settings import Settings
 from pipelines.units import size_bytes
@@ -266,12 +266,17 @@ def _part(plan: Plan, service: str) -> Any:
     if service == "collect":
         return readings
     if service == "process":
-        steps = [(s.name, s.kind, s.ups, s.row, None if s.kind in SOURCES else s.spec) for s in plan.steps]
+        steps = [(s.name, s.kind, s.ups, s.row, s.spec if _computed(s) else None) for s in plan.steps]
         return plan.pipeline, plan.fingerprint, plan.outputs, list(plan.sources), steps
     served = list(plan.sinks_of(PROFILES[service].sink or ""))
     written = [(plan.topic("", s.name), s.row, sink) for s, sink in served]
     borrows_broker = service == "control" and not all(sink.broker for _, sink in served)
     return (written, readings) if borrows_broker else (written,)
+
+
+def _computed(step: Step) -> bool:
+    """Whether `process` does what the step says; other sources are what `collect` makes of them."""
+    return step.kind not in SOURCES or foreign(step.spec)
 
 
 def _readable(plan: Plan) -> dict[str, Any]:

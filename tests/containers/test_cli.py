@@ -6,6 +6,7 @@ import json
 import os
 import socket
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner, Result
@@ -21,6 +22,27 @@ COMMANDS = ("build", "check", "deploy", "destroy", "graph", "logs", "plan", "rol
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+KEYED = """
+from connectors import topic
+from pipelines import Col, Key, Pipeline, Schema, agg, tumbling
+
+
+class Power(Schema):
+    device = Key[str]()
+    line = Col[str]()
+    kw = Col[float]("kW")
+
+
+class Total(Schema):
+    kw = agg.sum(Power.kw)
+
+
+keyed = Pipeline("keyed")
+low = keyed.read(topic.append(Power, "power")).where(Power.kw < 5)
+low.key_by(Power.line).window(tumbling("1m", late="0s"), Total).to(topic.results())
+"""
 
 
 def pipeline(*words: str) -> Result:
@@ -161,6 +183,26 @@ def test_graph_is_mermaid_or_json(tmp_path: Path) -> None:
     assert [s["name"] for s in graph["steps"]] == ["reading", "second"]
     assert {s["kind"] for s in graph["sinks"]} == {"parquet", "control"}
     assert json.loads(pipeline("graph", "tiny.py", "-o", "json").stdout) == graph
+
+
+def test_graph_as_a_picture_shows_every_step_with_its_schema_and_topic(tmp_path: Path) -> None:
+    (tmp_path / "keyed.py").write_text(KEYED)
+    picture = ElementTree.fromstring(pipeline("graph", "keyed.py", "--format", "svg").stdout)  # noqa: S314 - our own
+    texts = [t.text or "" for t in picture.iter("{http://www.w3.org/2000/svg}text")]
+    for shown in (
+        "power",
+        "power-where-by-line",
+        "total",
+        "topic {site}.keyed.power-where-by-line",
+        "kw  float64 kW",
+        "line  key",
+    ):
+        assert shown in texts, texts
+    assert any("(Power.kw < 5)" in text for text in texts), "what stands for < in XML is not shown"
+    graph = json.loads(pipeline("graph", "keyed.py", "--format", "json").stdout)
+    edges = sum(len(s["from"]) for s in graph["steps"]) + len(graph["sinks"])
+    assert len(list(picture.iter("{http://www.w3.org/2000/svg}path"))) == edges
+    assert len(list(picture.iter("{http://www.w3.org/2000/svg}rect"))) == len(graph["steps"]) + len(graph["sinks"])
 
 
 def test_a_broker_that_is_not_there_is_named(tmp_path: Path) -> None:

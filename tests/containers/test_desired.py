@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from containers.desired import Desired, check, desired, identity
+from containers.desired import Desired, check, desired, identity, work_for
 from containers.profiles import CONFIG_DIR, UID
 from containers.site import load_site
 from pipelines.errors import ConfigError
@@ -205,3 +205,37 @@ def test_identity_tells_apart_what_a_description_tells_apart() -> None:
     assert identity({"b": 1, "a": {3, 2}}) == identity({"a": {2, 3}, "b": 1})
     assert identity(1) != identity("1")
     assert identity(None) != identity("None")
+
+
+FOREIGN = """
+from connectors import kafka, topic
+from pipelines import Col, Key, Pipeline, Schema, agg, tumbling
+
+
+class Reading(Schema):
+    device = Key[str]()
+    value = Col[float]()
+
+
+class Second(Schema):
+    mean = agg.mean(Reading.value)
+
+
+tiny = Pipeline("tiny")
+tiny.read(kafka.source(Reading, topic="others", time_unit="UNIT")).window(tumbling("1s", late="0s"), Second).to(topic.results())
+"""
+
+
+def test_process_alone_reads_a_topic_of_others_and_is_replaced_when_that_is_read_otherwise(tmp_path: Path) -> None:
+    site = load_site(write_site(tmp_path))
+    found = []
+    for unit in ("ms", "s"):
+        (tmp_path / "tiny.py").write_text(FOREIGN.replace("UNIT", unit))
+        plan = load(site.pipeline).plan()
+        assert [p.service for p in work_for(plan)] == ["process"]
+        (process,) = desired(site, plan, BASE)
+        shipped = {f.path.partition("/connectors/")[2] for f in process.contents.files}
+        assert {"kafka/codec.py", "payloads.py"} <= shipped
+        found.append(process)
+    assert found[0].fingerprint != found[1].fingerprint
+    assert found[0].parts["pipeline"] != found[1].parts["pipeline"]

@@ -18,3 +18,8 @@ minute.select(vibration)  # arg-type
 minute.to("file.parquet")  # arg-type
 print(Minute.meen)  # attr-defined
 vibration.where((Vibration.rms > 1) & Vibration.rms)  # operator
+vibration.key_by("line")  # arg-type
+vibration.key_by(Vibration.rms)  # arg-type
+vibration.dedupe(by=Vibration.cycles)  # call-arg
+vibration.resample("1s", fill="next", late="0s", max_gap="1m")  # arg-type
+vibration.union(minute)  # arg-type
