@@ -73,8 +73,8 @@ def resolved(repository: Path, artifacts: Iterable[tuple[str, str, str]]) -> Ite
             yield artifact.resolve(), done, len(needed)
     except (requests.RequestException, RuntimeError) as error:
         raise Unavailable(
-            f"Kafka {KAFKA_VERSION} could not be fetched from Maven Central ({error}). Check that this machine reaches "
-            "https://repo.maven.apache.org, or name a running broker with --brokers host:port"
+            f"Kafka {KAFKA_VERSION} could not be fetched from Maven Central ({error}). Check that this machine reaches it, "
+            "or name a running broker with --brokers host:port"
         ) from error
 
 
