@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import platform
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +22,6 @@ from containers.desired import Desired, desired, network
 from containers.engine import Engine
 from containers.fetch import cache_dir
 from containers.images import Base
-from containers.packages import Python
 from containers.profiles import INTERNAL
 from containers.rollout import Actual, Change, Record, Swap
 from containers.site import GATEWAY, SiteFile
@@ -186,7 +183,7 @@ class Operator:
         name = self.site.site.base_image
         found = self.engine.pull(name) if pull else self.engine.image_id(name)
         if found is None:
-            return Base(name, Python(sys.version_info[:2], platform.machine(), ""))
+            return images.unseen(name)
         python = self.engine.python_of(found)
         python.check(name)
         return Base(found, python)

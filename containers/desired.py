@@ -49,6 +49,7 @@ from pipelines.versions import Version
 STORE_SECRETS = {
     "s3": ("s3_access_key", "s3_secret_key")
 }  # by scheme of the store, as connectors.upload.store reads them
+IMAGE_PARTS = ("base image", "packages", "code", "pipeline", "dimensions")  # those parts that stand in its image
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,12 @@ class Desired:
     def fingerprint(self) -> str:
         """12 hex digits that change when the service must be replaced."""
         return _hash(dict(self.parts))
+
+    @property
+    def edition(self) -> str:
+        """12 hex digits that change when the service would find something else in its image: the pipeline file is in every
+        image, so another window changes all of them, and the edition of `process` alone."""
+        return _hash({name: self.parts[name] for name in IMAGE_PARTS if name in self.parts})
 
     @cached_property
     def image(self) -> Image:
@@ -142,17 +149,18 @@ def network(site: SiteFile, name: str) -> str:
 
 def work_for(plan: Plan) -> list[Profile]:
     """The services for which a plan has work, in the order in which they are replaced."""
-    busy = {"collect": bool(_readable(plan)), "process": bool(plan.outputs)}
+    busy = {"collect": bool(readable(plan)), "process": bool(plan.outputs)}
     return [p for p in PROFILES.values() if (any(plan.sinks_of(p.sink)) if p.sink else busy[p.service])]
 
 
-def desired(site: SiteFile, plan: Plan, base: Base) -> list[Desired]:
+def desired(site: SiteFile, plan: Plan, base: Base, *, secrets: bool = True) -> list[Desired]:
     """Every service that the plan needs at the site.
 
-    Reads our own code, the pipeline's files and the secrets. `ConfigError` if something of that is missing.
+    Reads our own code, the pipeline's files and the secrets; without `secrets` these have names and no content.
+    `ConfigError` if something of that is missing.
     """
     check(site, plan)
-    return [_desired(site, plan, base, profile) for profile in work_for(plan)]
+    return [_desired(site, plan, base, profile, secrets) for profile in work_for(plan)]
 
 
 def check(site: SiteFile, plan: Plan) -> None:
@@ -185,17 +193,22 @@ def _secrets_needed(site: SiteFile, plan: Plan, service: str) -> dict[str, str]:
     return needed
 
 
-def _desired(site: SiteFile, plan: Plan, base: Base, profile: Profile) -> Desired:
+def _desired(site: SiteFile, plan: Plan, base: Base, profile: Profile, with_secrets: bool) -> Desired:
     service, own = profile.service, getattr(site.site.services, profile.service)
     streams: dict[str, Any] = dict(plan.sources)
     readers = {
-        "collect": [s.reader for s in _readable(plan).values()],
+        "collect": [s.reader for s in readable(plan).values()],
         "process": [s.decoder for s in streams.values() if foreign(s)],
     }.get(service, [])
     facts = dimensions.files(plan, dimensions.folder_of(site.pipeline)) if service == "process" else {}
     contents = images.contents(profile, site.pipeline, readers, base, facts)
     settings = _settings(site, profile)
-    secrets = tuple(_secret(site, service, name, ref) for name, ref in sorted(own.secrets.items()))
+    secrets = tuple(
+        File(
+            f"{SECRETS_FOLDER}/{name}", _secret(site, service, name, ref) if with_secrets else b"", mode=0o400, uid=UID
+        )
+        for name, ref in sorted(own.secrets.items())
+    )
     networks = tuple(network(site, n) for n in profile.networks)
     mounts = tuple(_mounts(site, profile))
     limits = Limits(size_bytes(own.memory or profile.memory), own.cpus or profile.cpus)
@@ -244,7 +257,7 @@ def _mounts(site: SiteFile, profile: Profile) -> Iterator[Mount]:
         yield Mount(folder, folder, read_only=False)
 
 
-def _secret(site: SiteFile, service: str, name: str, reference: str) -> File:
+def _secret(site: SiteFile, service: str, name: str, reference: str) -> bytes:
     kind, _, where = reference.partition(":")
     field = f"{site.path}: services.{service}.secrets.{name}"
     try:
@@ -257,12 +270,12 @@ def _secret(site: SiteFile, service: str, name: str, reference: str) -> File:
         ) from e
     if not content.strip():
         raise ConfigError(f"{field}: {reference} is empty")
-    return File(f"{SECRETS_FOLDER}/{name}", content, mode=0o400, uid=UID)
+    return content
 
 
 def _part(plan: Plan, service: str) -> Any:
     """What of a plan decides how a service works."""
-    readings = list(_readable(plan).items())
+    readings = list(readable(plan).items())
     if service == "collect":
         return readings
     if service == "process":
@@ -279,7 +292,7 @@ def _computed(step: Step) -> bool:
     return step.kind not in SOURCES or foreign(step.spec)
 
 
-def _readable(plan: Plan) -> dict[str, Any]:
+def readable(plan: Plan) -> dict[str, Any]:
     """The sources that `collect` reads; the others are topics which other programs write."""
     return {stream: source for stream, source in plan.sources.items() if getattr(source, "reader", None)}
 

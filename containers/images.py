@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +42,11 @@ class Base:
 
     id: str
     python: Python
+
+
+def unseen(name: str) -> Base:
+    """A base image that is not here to be looked at: taken to have this machine's Python, and known by its name alone."""
+    return Base(name, Python(sys.version_info[:2], platform.machine(), ""))
 
 
 @dataclass(frozen=True)

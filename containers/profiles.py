@@ -28,10 +28,11 @@ SETTINGS_FILE = "settings.json"
 SECRETS_FOLDER = "secrets"
 DATA_DIR = "/data"
 
-# Asks /healthz with as little Python as can be: it runs every few seconds for ever.
+HEALTH_PATH = "/healthz"
+# Asks it with as little Python as can be: it runs every few seconds for ever.
 _PROBE = (
     f"import socket,sys;s=socket.create_connection(('127.0.0.1',{METRICS_PORT}),2);"
-    "s.sendall(b'GET /healthz HTTP/1.0\\r\\n\\r\\n');sys.exit(b' 200 ' not in s.recv(64))"
+    f"s.sendall(b'GET {HEALTH_PATH} HTTP/1.0\\r\\n\\r\\n');sys.exit(b' 200 ' not in s.recv(64))"
 )
 PROBE = ("python3", "-I", "-S", "-c", _PROBE)
 PROBE_INTERVAL_S, PROBE_TIMEOUT_S, PROBE_RETRIES = 10, 5, 3

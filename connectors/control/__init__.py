@@ -11,10 +11,12 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from connectors.secrets import Secret
 from pipelines.errors import ConfigError, PlanError
 from pipelines.expr import Expr
+from pipelines.plan import Plan
 from pipelines.schema import Row
 from pipelines.units import duration_ns
 
@@ -167,4 +169,22 @@ def command(
 
 ATTEMPTS_MAX = 10
 
-__all__ = ["CommandSink", "DeviceTopic", "command"]
+
+def destination(plan: Plan, option: str | None) -> tuple[str, Any]:
+    """URL of the MQTT broker to which commands go, and the description that says as whom to go there: the site's option
+    `mqtt`, or else the sinks' broker, or else that of the pipeline's MQTT source. `ConfigError` if that is not one broker.
+    """
+    sinks = [sink for _, sink in plan.sinks_of("control")]
+    sources = [s for s in plan.sources.values() if str(getattr(s, "broker", "")).startswith("mqtt")]
+    named: list[Any] = [s for s in sinks if s.broker] or sources
+    urls = [option] if option else sorted({s.broker for s in named})
+    if len(urls) != 1:
+        found = f"would go to {len(urls)} MQTT brokers ({', '.join(urls)})" if urls else "have no MQTT broker"
+        raise ConfigError(
+            f"commands of {plan.pipeline} {found}: "
+            "write the same control.command(…, broker='mqtt://host') everywhere, or set the site option mqtt"
+        )
+    return urls[0], named[0] if named else sinks[0]
+
+
+__all__ = ["CommandSink", "DeviceTopic", "command", "destination"]

@@ -13,6 +13,7 @@ from typing import Any
 import faust
 from faust.exceptions import FaustError
 
+from connectors.control import destination
 from connectors.control.account import Account, read
 from connectors.control.app import app_of
 from connectors.control.bridge import Bridge, Origin, origins
@@ -34,21 +35,10 @@ CONDITIONS = ("connected", "commands", "mqtt")  # to Kafka; assigned the command
 
 
 def broker_of(settings: Settings, plan: Plan) -> Broker:
-    """Where commands go: the site's option `mqtt`, or else the sinks' broker, or else that of the pipeline's MQTT source."""
-    sinks = [sink for _, sink in plan.sinks_of("control")]
-    sources = [s for s in plan.sources.values() if str(getattr(s, "broker", "")).startswith("mqtt")]
-    named: list[Any] = [s for s in sinks if s.broker] or sources
-    option = settings.options.get("mqtt")
-    urls = [option] if option else sorted({s.broker for s in named})
-    if len(urls) != 1:
-        found = f"would go to {len(urls)} MQTT brokers ({', '.join(urls)})" if urls else "have no MQTT broker"
-        raise ConfigError(
-            f"commands of {plan.pipeline} {found}: "
-            "write the same control.command(…, broker='mqtt://host') everywhere, or set the site option mqtt"
-        )
-    who = named[0] if named else sinks[0]
+    """Where commands go; see `connectors.control.destination`."""
+    url, who = destination(plan, settings.options.get("mqtt"))
     return Broker.of(
-        urls[0], Path(settings.secrets_dir), username=getattr(who, "username", None), password=getattr(who, "password", None),
+        url, Path(settings.secrets_dir), username=getattr(who, "username", None), password=getattr(who, "password", None),
         ca=getattr(who, "ca", None),
     )  # fmt: skip
 
