@@ -1,0 +1,55 @@
+"""What a site or its pipeline asks for and Kubernetes cannot give: each a `ConfigError` with its cure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from connectors.replay import ReplaySource
+from containers.desired import readable
+from containers.profiles import INTERNAL
+from containers.site import GATEWAY, SiteFile
+from pipelines.errors import ConfigError
+from pipelines.plan import Plan
+
+_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_IMAGES = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:\d{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*")
+
+
+def check(site: SiteFile, plan: Plan, namespace: str, images: str) -> None:
+    """`ConfigError` names the first thing that does not fit, where it stands and what to write."""
+    for problem in _problems(site, plan, namespace, images):
+        raise ConfigError(problem)
+
+
+def _problems(site: SiteFile, plan: Plan, namespace: str, images: str) -> Iterator[str]:
+    if not _NAMESPACE.fullmatch(namespace):
+        yield (
+            f"{namespace!r} cannot be the name of a namespace: give another with --namespace: lower-case letters, digits and "
+            "'-', at most 63"
+        )
+    if not _IMAGES.fullmatch(images):
+        yield f"--images {images!r} is not the place of images: write REGISTRY/PREFIX, such as 'registry.example:5000/plant'"
+    if site.site.store.startswith("file:") and any(plan.sinks_of("parquet")):
+        yield (
+            f"{site.path}: store = {site.site.store!r} is a folder of one machine, and a pod may run on any: "
+            "write a store of the network, such as 's3://bucket/folder'"
+        )
+    for name, address in site.site.hosts.items():
+        if address == GATEWAY:
+            yield (
+                f"{site.path}: hosts.{name} = {GATEWAY!r}: a pod has no machine of its site's own: write an IP address, or leave "
+                "the line out if the cluster's DNS knows the name"
+            )
+    for role in INTERNAL:
+        if name := getattr(site.site.networks, role):
+            yield (
+                f"{site.path}: networks.{role} = {name!r} is a network of Docker: leave it out; pods go where the cluster's "
+                "nodes can, as far as the network policies allow"
+            )
+    for stream, source in readable(plan).items():
+        if isinstance(source, ReplaySource):
+            yield (
+                f"stream {stream}: reads the files {source.path!r}, and no pod has them: read from a broker, or compute "
+                "recorded readings with 'pipeline backfill'"
+            )

@@ -1,0 +1,106 @@
+"""Who may speak with whom: the networks of the profiles as network policies. What is not named here is denied.
+
+A policy can name addresses and namespaces, not hosts. So an address is allowed alone; a Service of the cluster by its
+namespace; any other name by its port, wherever it leads.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from connectors.control import destination
+from connectors.mqtt import PORTS
+from containers.desired import Desired, readable
+from containers.kubernetes.scope import Object, Scope
+from containers.profiles import METRICS_PORT
+from pipelines.errors import ConfigError
+from pipelines.plan import Plan
+
+API = "networking.k8s.io/v1"
+DNS_PORT = 53
+DEFAULT_PORTS = {**PORTS, "http": 80, "https": 443}
+NAMESPACE = "kubernetes.io/metadata.name"
+DNS_PODS = {
+    "namespaceSelector": {"matchLabels": {NAMESPACE: "kube-system"}},
+    "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
+}
+_SERVICE = re.compile(r"(?:[^.]+\.)+([a-z0-9-]+)\.svc(?:\..+)?")  # kafka.NAMESPACE.svc.cluster.local
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a service goes. No host: to any."""
+
+    host: str
+    port: int
+
+
+def deny_all(scope: Scope) -> Object:
+    """The policy that applies where no other does."""
+    spec = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    return scope.made(API, "NetworkPolicy", "default-deny", spec=spec)
+
+
+def policy(scope: Scope, d: Desired, plan: Plan) -> Object:
+    """In: metrics, for pods of the cluster. Out: DNS, and the endpoints of the service's networks."""
+    dns = {"ports": [{"protocol": p, "port": DNS_PORT} for p in ("UDP", "TCP")], "to": [DNS_PODS]}
+    ways = dict.fromkeys(e for role in d.profile.networks for e in endpoints(role, d, plan))
+    spec = {
+        "podSelector": {"matchLabels": scope.selector(d.service)},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"ports": [_tcp(METRICS_PORT)], "from": [{"namespaceSelector": {}}]}],
+        "egress": [dns, *(_way(e, d.hosts) for e in ways)],
+    }
+    return scope.made(API, "NetworkPolicy", d.service, d.service, spec=spec)
+
+
+def endpoints(role: str, d: Desired, plan: Plan) -> list[Endpoint]:
+    """Where a service goes in the network that plays the part `role` (ot, bus, wan)."""
+    return list({"bus": _brokers, "ot": _devices, "wan": _store}[role](d, plan))
+
+
+def _brokers(d: Desired, plan: Plan) -> Iterator[Endpoint]:
+    for broker in d.settings.brokers.split(","):
+        host, _, port = broker.strip().rpartition(":")
+        yield Endpoint(host.strip("[]"), int(port))
+
+
+def _devices(d: Desired, plan: Plan) -> Iterator[Endpoint]:
+    """Sources that make their readings themselves have no broker."""
+    if d.profile.sink == "control":
+        yield _endpoint(destination(plan, d.settings.options.get("mqtt"))[0])
+        return
+    for source in readable(plan).values():
+        if broker := getattr(source, "broker", None):
+            yield _endpoint(broker)
+
+
+def _store(d: Desired, plan: Plan) -> Iterator[Endpoint]:
+    yield _endpoint(d.settings.options.get("s3_endpoint", "https://"))
+
+
+def _endpoint(url: str) -> Endpoint:
+    parts = urlsplit(url)
+    if parts.scheme not in DEFAULT_PORTS:
+        raise ConfigError(f"{url!r} is not an address: write one such as 'https://host:9000' or 'mqtt://host:1883'")
+    return Endpoint(parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme])
+
+
+def _way(to: Endpoint, hosts: Mapping[str, str]) -> dict[str, Any]:
+    rule: dict[str, Any] = {"ports": [_tcp(to.port)]}
+    try:
+        address = ipaddress.ip_address(hosts.get(to.host, to.host))
+    except ValueError:
+        if service := _SERVICE.fullmatch(to.host):
+            rule["to"] = [{"namespaceSelector": {"matchLabels": {NAMESPACE: service[1]}}}]
+        return rule
+    return rule | {"to": [{"ipBlock": {"cidr": f"{address}/{address.max_prefixlen}"}}]}
+
+
+def _tcp(port: int) -> dict[str, Any]:
+    return {"protocol": "TCP", "port": port}
