@@ -180,6 +180,14 @@ def test_images_stand_under_the_prefix_and_are_called_after_their_edition(tmp_pa
         assert re.fullmatch(rf"{IMAGES}/{service}:[0-9a-f]{{12}}", container["image"])
 
 
+def test_only_those_images_are_new_whose_service_finds_something_else_in_them(tmp_path: Path) -> None:
+    """The pipeline file is in all of them: by their content, all would be new."""
+    before, after = rendered(tmp_path).images, rendered(tmp_path, window="2s").images
+    assert {s for s in before if before[s] != after[s]} == {"process"}
+    after = rendered(tmp_path, with_text("store =", "base_image = 'python@sha256:0123'\nstore =")).images
+    assert all(before[s] != after[s] for s in before)
+
+
 def test_secrets_are_named_and_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without = rendered(tmp_path)  # neither the file nor the variable is there
     (tmp_path / "secrets").mkdir()
