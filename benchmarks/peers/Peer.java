@@ -67,7 +67,7 @@ public class Peer {
         StreamsBuilder builder = new StreamsBuilder();
         builder.stream(env.get("TOPIC"), Consumed.with(Serdes.String(), readings()).withTimestampExtractor(new EventTime()))
             .groupByKey(Grouped.with(Serdes.String(), readings()))
-            .windowedBy(TimeWindows.ofSizeWithNoGrace(Duration.ofSeconds(10)))
+            .windowedBy(TimeWindows.ofSizeWithNoGrace(Duration.ofMillis(Long.parseLong(env.getOrDefault("WINDOW_MS", "10000")))))
             .aggregate(() -> new Stats(0, 0, Double.POSITIVE_INFINITY, Double.NEGATIVE_INFINITY), (k, r, s) -> s.with(r.value()),
                 Materialized.with(Serdes.String(), stats()))
             .suppress(Suppressed.untilWindowCloses(Suppressed.BufferConfig.unbounded()))

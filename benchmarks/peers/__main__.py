@@ -9,17 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import venv
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,58 +24,18 @@ import numpy as np
 from benchmarks.measure import BROKER_CORE, WORKER_CORE, arguments, pinned, progress
 from benchmarks.peers import job as jobs
 from benchmarks.peers import ours
+from benchmarks.peers.systems import System, ended, java, python
 from containers.embedded import EmbeddedKafka
-from containers.fetch import KAFKA_VERSION, cache_dir, kafka_jars, made_once, resolved
 from pipelines import topics
 from pipelines.batch import WINDOW_START, Batch
 from pipelines.runtime import kafka
 from pipelines.runtime.log import LogReader
 from pipelines.wire import FrameInfo, decode, encode
 
-HERE = Path(__file__).parent
 FRAME_TIMES = 8  # of all sensors of a partition: 2,000 rows
 WAIT_S_MAX = 240.0
 FRAMES = "Sitestream, frames"
 Result = dict[tuple[str, int], tuple[int, float, float, float]]
-
-
-@dataclass
-class System:
-    """One contestant."""
-
-    name: str
-    start: Callable[[], list[str]]  # the words of its process, made on first use
-    share: float = 1.0  # of the readings: slow ones get fewer, their rate is what counts
-    environment: dict[str, str] = field(default_factory=dict)
-    ours: bool = False
-
-
-def _python(name: str, *packages: str) -> Callable[[], list[str]]:
-    def words() -> list[str]:
-        folder = cache_dir() / "peers" / name
-        if not (folder / "complete").exists():
-            progress(f"installing {name}")
-            venv.create(folder, with_pip=True, clear=True)
-            subprocess.run([folder / "bin" / "pip", "install", "-q", *packages], check=True)
-            (folder / "complete").touch()
-        return [str(folder / "bin" / "python"), str(HERE / f"{name}_peer.py")]
-
-    return words
-
-
-def _java() -> list[str]:
-    jars = cache_dir() / f"kafka-streams-{KAFKA_VERSION}"
-
-    def fetch(complete: Path) -> None:
-        with tempfile.TemporaryDirectory(dir=complete.parent) as repository:
-            for jar, _, _ in resolved(Path(repository), [("org.apache.kafka", "kafka-streams", KAFKA_VERSION)]):
-                shutil.move(jar, complete)
-
-    made_once(jars, fetch)
-    if shutil.which("javac") is None:
-        raise FileNotFoundError("a JDK is needed: apt-get install openjdk-17-jdk-headless")
-    quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"
-    return ["java", "-Xmx1g", quiet, "-cp", f"{jars}/*:{kafka_jars()}/*", str(HERE / "Peer.java")]
 
 
 def _self(*words: str) -> Callable[[], list[str]]:
@@ -90,11 +47,11 @@ SYSTEMS = [
     System("limit: read, parse, add up", _self("parse"), ours=True),
     System(FRAMES, _self("frames"), share=8.0, ours=True),  # else it is over before it has begun
     System("Sitestream, JSON", _self("json"), ours=True),
-    System("Kafka Streams, exactly once", _java, environment={"GUARANTEE": "exactly_once_v2"}),
-    System("Kafka Streams, at least once", _java, environment={"GUARANTEE": "at_least_once"}),
-    System("Bytewax", _python("bytewax", "bytewax>=0.21", "confluent-kafka")),
-    System("Quix Streams", _python("quix", "quixstreams>=3.28"), share=0.2),
-    System("Faust", _python("faust", "faust-streaming>=0.11"), share=0.1),
+    System("Kafka Streams, exactly once", java, environment={"GUARANTEE": "exactly_once_v2"}),
+    System("Kafka Streams, at least once", java, environment={"GUARANTEE": "at_least_once"}),
+    System("Bytewax", python("bytewax", "bytewax>=0.21", "confluent-kafka")),
+    System("Quix Streams", python("quix", "quixstreams>=3.28"), share=0.2),
+    System("Faust", python("faust", "faust-streaming>=0.11"), share=0.1),
 ]
 
 
@@ -153,11 +110,7 @@ def run(system: System, brokers: str, source: str, name: str, readings: int) -> 
             seconds, found = asyncio.run(_results(process, brokers, f"out-{name}", len(jobs.truth(readings))))
             status = Path(f"/proc/{process.pid}/status").read_text()
         finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            ended(process)
         rss_mb = int(status.partition("VmHWM:")[2].split()[0]) / 1024
         return {"rate": count / seconds, "rss_mb": rss_mb, "wrong": _wrong(found, readings)}
 

@@ -37,13 +37,13 @@ class Tens(Schema):
     max = agg.max(Reading.value)
 
 
-def job(brokers: str, name: str, json_topic: str = "") -> Job:
+def job(brokers: str, name: str, json_topic: str = "", window: str = "10s") -> Job:
     """Under a name of its own, so that each run begins at the beginning."""
     pipeline = Pipeline(name)
     source: Any = topic.append(Reading, "frames")
     if json_topic:
         source = foreign.source(Reading, topic=json_topic, time="ts", time_unit="ms")
-    pipeline.read(source).window(tumbling("10s", late="0s"), Tens).to(topic.results())
+    pipeline.read(source).window(tumbling(window, late="0s"), Tens).to(topic.results())
     return Job(pipeline.plan(), SITE, brokers, PARTITIONS)
 
 
@@ -63,6 +63,14 @@ async def process(what: Job) -> None:
     stop.set()
     await running
     report(seconds=seconds)
+
+
+async def serve(what: Job) -> None:
+    """Until the process ends."""
+    set_up_logging("WARNING")
+    await kafka.ensure(what.brokers, what.plan.topics(SITE, PARTITIONS))
+    print("first", flush=True)
+    await Runner(what).run(asyncio.Event())
 
 
 async def _ends(what: Job) -> dict[kafka.Place, int]:
@@ -96,6 +104,8 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["json", name]:
             asyncio.run(process(job(brokers, name, os.environ["TOPIC"])))
+        case ["live", name]:
+            asyncio.run(serve(job(brokers, name, os.environ["TOPIC"], f"{os.environ['WINDOW_MS']}ms")))
         case ["frames", name]:
             asyncio.run(process(job(brokers, name)))
         case [what]:

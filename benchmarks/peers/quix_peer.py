@@ -1,4 +1,4 @@
-"""Quix Streams, at least once, as its documentation writes it."""
+"""Quix Streams as its documentation writes it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from quixstreams.dataframe.windows import Count, Max, Mean, Min
 app = Application(
     broker_address=os.environ["BROKERS"], consumer_group=os.environ["NAME"], auto_offset_reset="earliest",
     state_dir=os.environ["FOLDER"], loglevel="ERROR",
+    processing_guarantee=os.environ.get("GUARANTEE", "at-least-once"),
+    commit_interval=float(os.environ.get("COMMIT_S", "5")),
 )  # fmt: skip
 first = True
 
@@ -28,7 +30,9 @@ readings = app.topic(os.environ["TOPIC"], value_deserializer="json", timestamp_e
 out = app.topic(os.environ["OUT"], value_serializer="json")
 frame = app.dataframe(readings)
 windows = (
-    frame.tumbling_window(10_000).agg(count=Count(), mean=Mean("value"), min=Min("value"), max=Max("value")).final()
+    frame.tumbling_window(int(os.environ.get("WINDOW_MS", "10000")))
+    .agg(count=Count(), mean=Mean("value"), min=Min("value"), max=Max("value"))
+    .final(closing_strategy=os.environ.get("CLOSING", "key"))
 )
 windows.apply(
     lambda value, key, timestamp, headers: {**value, "sensor": key.decode() if isinstance(key, bytes) else key},
