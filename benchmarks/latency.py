@@ -41,7 +41,7 @@ from pipelines.wire import decode
 
 PARTITIONS, WINDOW_MS, TICK_MS = 4, 1_000, 10
 SENSORS_MAX = 1_000
-START_S_MAX, WARM_WINDOWS, LAST_S = 60, 5, 5
+START_S_MAX, WARM_WINDOWS, LAST_S = 60, 8, 3
 FRAMES = "Sitestream, through collect"
 Figures = dict[str, float]
 Found = dict[tuple[str, int], tuple[float, ...]]

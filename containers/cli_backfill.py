@@ -100,7 +100,7 @@ def backfill(
 
 def datasets(plan: Plan, given: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     """(stream, dataset) of each option; `ConfigError` if it does not say which stream it is of."""
-    streams = list(plan.sources)
+    streams = plan.streams
     found = []
     for text in given:
         stream, equals, dataset = text.partition("=")

@@ -188,6 +188,11 @@ class Plan:
         """Sources by stream name, in order."""
         return {s.spec.stream: s.spec for s in self.steps if s.kind in SOURCES}
 
+    @property
+    def streams(self) -> list[str]:
+        """The streams that come from outside."""
+        return [s.spec.stream for s in self.steps if s.kind in READ]
+
     @cached_property
     def exchanges(self) -> tuple[str, ...]:
         """Steps whose rows go to the partitions of their new keys."""

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.batch import TIME_MAX, TIME_MIN, Batch, Times
+from pipelines.batch import TIME_MAX, TIME_MIN, WINDOW_START, Batch, Times
 from pipelines.errors import LimitExceeded, PlanError, StateError
 from pipelines.operators.build import build
 from pipelines.operators.flow import NO_NAMES, Env, Flow, Late, empty, join_rows
 from pipelines.plan import SOURCES, Plan, Step
 from pipelines.state import KeyIndex, pack, unpack
 from pipelines.watermark import ExchangeTracker, WatermarkTracker
-from pipelines.wire import Frame
+from pipelines.wire import Frame, FrameInfo
 
 STATE_BYTES_MAX = 2**28
 LEAD_SHARE = (
@@ -243,3 +243,11 @@ def _by_row(seen: list[Any], rows: list[int]) -> Times:
     if all(np.ndim(s) == 0 for s in seen):
         return np.repeat(np.array(seen, np.int64), rows)
     return np.concatenate([np.broadcast_to(s, n) for s, n in zip(seen, rows, strict=True)])
+
+
+def handed_on(e: Emitted, plan: Plan, source: str) -> tuple[str, Frame]:
+    """What an exchange emitted as a frame of the stream that it feeds, where there is no Kafka between tasks."""
+    step = plan.by_name[e.step]
+    names = [f.qualified for f in step.row.fields] + [WINDOW_START] * step.row.windowed
+    batch = replace(e.batch, columns={n: e.batch.columns[n] for n in names})
+    return f"{plan.pipeline}.{step.spec.value.into}", Frame(FrameInfo(source, e.watermark, len(batch)), batch)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from pipelines.batch import TIME_MAX, TIME_MIN, WINDOW_START, Batch
+from pipelines.batch import TIME_MAX, TIME_MIN, Batch
 from pipelines.dsl import Pipeline, Stream, Table
 from pipelines.errors import PlanError
 from pipelines.operators.flow import join_rows
 from pipelines.plan import READ, Plan, Step
-from pipelines.task import Emitted, Task
+from pipelines.task import Emitted, Task, handed_on
 from pipelines.wire import Frame, FrameInfo
 
 Handle = Stream[Any] | Table[Any]
@@ -76,10 +76,8 @@ class _Site:
                     self._send(e, p)
 
     def _send(self, e: Emitted, sender: int) -> None:
-        step, partitions = self._plan.by_name[e.step], len(self._tasks)
-        stream, info = f"{self._plan.pipeline}.{step.spec.value.into}", FrameInfo(f"{sender}/{partitions}", e.watermark)
-        columns = {n: e.batch.columns[n] for n in (*(f.qualified for f in step.row.fields), *_window_start(step))}
-        frame = Frame(info, replace(e.batch, columns=columns))
+        partitions = len(self._tasks)
+        stream, frame = handed_on(e, self._plan, f"{sender}/{partitions}")
         for p in range(partitions):
             self.waiting[p].setdefault(stream, []).append(_part(frame, p, partitions))
 
@@ -89,10 +87,6 @@ class _Site:
         self._tasks = [self._new_task() for _ in saved]
         for task, state in zip(self._tasks, saved, strict=True):
             task.restore(state)
-
-
-def _window_start(step: Step) -> tuple[str, ...]:
-    return (WINDOW_START,) if step.row.windowed else ()
 
 
 def _dealt(call: Mapping[str, list[Frame]], partition: int, partitions: int) -> dict[str, list[Frame]]:

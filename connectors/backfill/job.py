@@ -14,7 +14,7 @@ from pipelines import dimensions
 from pipelines.batch import TIME_NS_MAX, Batch
 from pipelines.errors import ConfigError
 from pipelines.load import load
-from pipelines.plan import SOURCES, Plan, Step
+from pipelines.plan import READ, SOURCES, Plan, Step
 
 SITE = "history"  # of readings whose path names none
 
@@ -63,7 +63,7 @@ class Job:
             raise ConfigError(
                 "--from is not before --to: readings are taken from the first up to, not including, the second"
             )
-        streams, given = list(self.program.plan.sources), [stream for stream, _ in self.datasets]
+        streams, given = self.program.plan.streams, [stream for stream, _ in self.datasets]
         if unknown := [s for s in given if s not in streams]:
             raise ConfigError(
                 f"--source {unknown[0]}=…: the tables of {self.pipeline} are computed from "
@@ -93,7 +93,7 @@ class Program:
     def tables(self, site: str) -> dict[str, Table]:
         """The table of each step that has one."""
         found = tables_of(self.plan, site)
-        return {step: found[self.plan.topic(site, step)] for step in self.plan.outputs}
+        return {step: found[self.plan.topic(site, step)] for step, _ in self.plan.sinks}
 
 
 @lru_cache(maxsize=4)
@@ -114,12 +114,6 @@ def narrowed(plan: Plan) -> Plan:
     for step in reversed(plan.steps):
         wanted |= set(step.ups) if step.name in wanted else set()
     steps = tuple(s for s in plan.steps if s.name in wanted)
-    for step in steps:
-        if step.kind == "repartition":
-            raise ConfigError(
-                f"step {step.name}: a backfill is done key by key, so it cannot do a repartition yet: backfill what "
-                "comes before it into a table, and what follows from that table"
-            )
     return replace(plan, steps=steps, sinks=sinks)
 
 
@@ -131,4 +125,4 @@ def _digest(plan: Plan, folder: Path) -> str:
 
 
 def _text(step: Step) -> str:
-    return step.spec.stream if step.kind in SOURCES else str(step.spec)
+    return step.spec.stream if step.kind in READ else str(step.spec)

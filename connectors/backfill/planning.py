@@ -73,7 +73,13 @@ def _units(job: Job, by_site: Mapping[str, list[Piece]], wanted: Mapping[str, Wa
 
 
 def _shares(job: Job, pieces: Sequence[Piece], wanted: Mapping[str, Wanted], least: int) -> Iterator[Share]:
-    """At least so many shares, and as many as it takes to hold the rows of one in memory."""
+    """At least so many shares, and as many as it takes to hold the rows of one in memory.
+
+    Where rows go to other keys on the way there is one share, whose task has all keys of the site.
+    """
+    if job.program.plan.exchanges:
+        yield Share()
+        return
     partitions = _partitions(pieces)
     for partition in range(partitions) if partitions else [None]:
         mine = [p for p in pieces if p.partition == partition] if partitions else list(pieces)

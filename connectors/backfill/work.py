@@ -14,8 +14,8 @@ from connectors.backfill.pieces import Piece, Slab, Unit, slabs
 from connectors.backfill.reader import Reader
 from connectors.backfill.record import Record, Saved
 from pipelines.batch import TIME_MAX, TIME_MIN
-from pipelines.plan import SOURCES
-from pipelines.task import Task
+from pipelines.plan import READ
+from pipelines.task import Task, handed_on
 from pipelines.wire import Frame
 
 Told = Callable[[int], None]
@@ -34,7 +34,7 @@ class Order:
 def wanted_of(job: Job, program: Program) -> dict[str, Wanted]:
     """What is read of each stream."""
     plan, low = program.plan, job.reads_from
-    sources = [s for s in plan.steps if s.kind in SOURCES]
+    sources = [s for s in plan.steps if s.kind in READ]
     return {s.spec.stream: Wanted.of(s, plan, low, job.end) for s in sources}
 
 
@@ -89,8 +89,15 @@ class _Run:
         return sum(map(len, rows.values()))
 
     def _process(self, frames: Mapping[str, Sequence[Frame]]) -> None:
-        for emitted in self._task.process(frames):
-            self._outputs[emitted.step].add(emitted)
+        while frames:
+            emitted = self._task.process(frames)
+            frames = {}
+            for e in emitted:
+                if e.step in self._outputs:
+                    self._outputs[e.step].add(e)
+                else:  # an exchange: this task has all keys
+                    stream, handed = handed_on(e, self._task.plan, "0/1")
+                    frames[stream] = [*frames.get(stream, ()), handed]
 
     def _flush(self, rows: int) -> None:
         for output in self._outputs.values():

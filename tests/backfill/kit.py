@@ -203,6 +203,39 @@ for name in results:
 """
 )
 
+REKEYED = (
+    HEAD
+    + """
+
+class Tens(Schema):
+    mean = agg.mean(Reading.x)
+    state = agg.last(Reading.state)
+
+
+class ByState(Schema):
+    n = agg.count()
+    devices = agg.distinct(Reading.device)
+    mean = agg.mean(Reading.k)
+
+
+class Groups(Schema):
+    n = agg.count()
+    high = agg.max(Tens.mean)
+
+
+test = Pipeline("test")
+readings = test.read(topic.append(Reading, "readings"))
+tens = readings.window(tumbling("10s", late="0s"), Tens)
+results = {
+    "devices": tens,
+    "states": readings.key_by(Reading.state).window(tumbling("10s", late="0s"), ByState),
+    "groups": tens.key_by(Tens.state).window(tumbling("30s", late="0s"), Groups),
+}
+for name in results:
+    results[name] = results[name].to(parquet.dataset("t/" + name))
+"""
+)
+
 
 def program(folder: Path, text: str) -> str:
     """A pipeline file with its dimension beside it."""
@@ -332,6 +365,11 @@ def streamed(batch: Batch, row: Any) -> dict[str, list[Any]]:
         columns["window_start"] = (batch.columns[WINDOW_START] // 1000).tolist()
     columns |= {f.name: batch.columns[f.qualified].tolist() for f in row.fields}
     return _ordered(columns)
+
+
+def both(*parts: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """The rows of several, in the same fixed order."""
+    return _ordered({n: [v for part in parts for v in part[n]] for n in parts[0]})
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:

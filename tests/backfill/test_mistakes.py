@@ -10,13 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from connectors.backfill.job import narrowed
 from connectors.backfill.pieces import Share
 from connectors.backfill.planning import orders
 from connectors.backfill.reader import Keys
 from connectors.backfill.record import Record
 from pipelines.errors import BadData, ConfigError, StateError, Unavailable
-from pipelines.load import load
 from pipelines.runtime.kafka import partition_of
 from tests.backfill import kit
 from tests.backfill.kit import HEAD, ONE, TWO, Store
@@ -104,12 +102,6 @@ def test_pipelines(tmp_path: Path) -> None:
         ConfigError, match=r"pipeline test has no result to backfill: none of its computed steps has a .to"
     ):
         kit.backfill(kit.program(tmp_path / "p", HEAD + END), {"readings": plain(tmp_path)}, tmp_path / "out")
-    plan = load(kit.program(tmp_path / "q", ONE)).plan()
-    steps = tuple(replace(s, kind="repartition") if s.name == "tens" else s for s in plan.steps)
-    with pytest.raises(
-        ConfigError, match=r"step tens: a backfill is done key by key, so it cannot do a repartition yet"
-    ):
-        narrowed(replace(plan, steps=steps))
 
 
 def test_segments_that_overlap(tmp_path: Path) -> None:

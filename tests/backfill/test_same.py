@@ -13,7 +13,7 @@ from pipelines import Col, Key, Schema
 from pipelines.batch import Batch
 from pipelines.operators.flow import join_rows
 from tests.backfill import kit
-from tests.backfill.kit import ONE, TWO, Store
+from tests.backfill.kit import ONE, REKEYED, TWO, Store
 
 
 class Machine(Schema):
@@ -63,6 +63,27 @@ def test_one_stream(tmp_path: Path, layout: str) -> None:
     assert summary.units > 2, "held_bytes_max did not share the keys out"
     assert not (tmp_path / "out/t/raw").exists()
     assert not (tmp_path / "out/t/late").exists()
+
+
+@pytest.mark.parametrize("layout", ["segments", "by key", "sites"])
+def test_rows_that_go_to_another_key(tmp_path: Path, layout: str) -> None:
+    file = kit.program(tmp_path / "p", REKEYED)
+    batch = kit.readings(20_000, 12)
+    store, wants = Store(file, tmp_path / "store"), [batch]
+    match layout:
+        case "segments":
+            dataset = store.segments("readings", shuffled(batch))
+        case "by key":
+            dataset = store.plain("readings", batch, by="key")
+        case _:
+            wants = [batch.take(batch.codes % 2 == i) for i in range(2)]
+            dataset = store.segments("readings", wants[:1], site="a")
+            store.segments("readings", wants[1:], site="b")
+    summary = kit.backfill(file, {"readings": dataset}, tmp_path / "out", jobs=2)
+    assert summary.units == len(wants), "all keys of a site meet in one unit"
+    streams = [kit.as_stream(file, {"readings": want}) for want in wants]
+    together = {name: kit.both(*(s[name] for s in streams)) for name in streams[0]}
+    check(file, tmp_path / "out", together)
 
 
 def test_several_streams_side_by_side(tmp_path: Path) -> None:
