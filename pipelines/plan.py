@@ -259,6 +259,11 @@ class Plan:
         steps = self.pruned(self.outputs).steps
         return {s.spec.stream: frozenset(f.qualified for f in s.scope) for s in steps if s.kind in SOURCES}
 
+    def conditions(self, source: str) -> tuple[Expr[bool], ...]:
+        """Of which a row of a source step must meet one to be of use; none if all rows are used."""
+        steps = [s for s in self.steps if source in s.ups]
+        return tuple(s.spec.value for s in steps) if all(s.kind == "where" for s in steps) else ()
+
     def mermaid(self) -> str:
         """The graph as a Mermaid flow chart."""
         ids = {s.name: f"s{i}" for i, s in enumerate(self.steps)}

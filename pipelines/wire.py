@@ -5,7 +5,7 @@ A frame with no rows is a heartbeat: it only moves the watermark.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipelines.batch import TIME_MAX, TIME_MIN, TIME_NS_MAX, WINDOW_START, Batch, Times
 from pipelines.errors import BadData
-from pipelines.expr import Array
+from pipelines.expr import Array, Expr
 from pipelines.schema import TEXT, Row
 
 Headers = list[tuple[str, bytes]]
@@ -92,10 +92,11 @@ def _timestamps(ns: Array) -> pa.Array:
     return pa.Array.from_buffers(_TIMESTAMP, len(ns), [None, pa.py_buffer(np.ascontiguousarray(ns, dtype=np.int64))])
 
 
-def decode(value: bytes, row: Row, only: Container[str] | None = None) -> Batch:
+def decode(value: bytes, row: Row, only: Container[str] | None = None, conditions: Sequence[Expr[bool]] = ()) -> Batch:
     """The batch of a frame, its columns zero-copy where Arrow allows; `BadData` if it is not a frame of `row`.
 
-    Of the columns those in `only` (qualified names); the others are not looked at, be they damaged.
+    Of the columns those in `only` (qualified names); the others are not looked at, be they damaged. If there are `conditions`,
+    of the rows those that meet one of them, as far as that can be told from the frame.
     """
     try:
         with pa.ipc.open_stream(value) as reader:
@@ -111,15 +112,26 @@ def decode(value: bytes, row: Row, only: Container[str] | None = None) -> Batch:
     at = 2 + row.windowed
     fields = [(at + i, f.qualified) for i, f in enumerate(row.fields) if only is None or f.qualified in only]
     _validate(got, [*range(at), *(i for i, _ in fields)], row)
-    keys = got.column(0)
-    codes = keys.indices.to_numpy()
-    columns = {name: _numpy(got.column(i)) for i, name in fields}
-    if row.windowed:
-        columns[WINDOW_START] = _integers(got.column(2))
     time = _integers(got.column(1))
     if len(time) and not (time.min() >= -TIME_NS_MAX and time.max() <= TIME_NS_MAX):
         raise BadData(f"a frame of {row.name} has a time that is none", reason="time")
-    return Batch(keys.dictionary, codes, time, columns)
+    got = _useful(got, {name: i for i, name in fields}, conditions)
+    keys = got.column(0)
+    columns = {name: _numpy(got.column(i)) for i, name in fields}
+    if row.windowed:
+        columns[WINDOW_START] = _integers(got.column(2))
+    return Batch(keys.dictionary, keys.indices.to_numpy(), _integers(got.column(1)), columns)
+
+
+def _useful(got: pa.RecordBatch, columns: Mapping[str, int], conditions: Sequence[Expr[bool]]) -> pa.RecordBatch:
+    """The rows that meet one of the conditions; all, if that cannot be told from these columns."""
+    names = {leaf.qualified for c in conditions for leaf in c.leaves(frozenset(columns))}
+    if not conditions or not names <= columns.keys():
+        return got
+    known = {name: _numpy(got.column(columns[name])) for name in names}
+    with np.errstate(all="ignore"):
+        keep = np.logical_or.reduce([np.broadcast_to(c.on(known), got.num_rows) for c in conditions])
+    return got if keep.all() else got.filter(pa.array(keep))
 
 
 def _validate(got: pa.RecordBatch, used: Sequence[int], row: Row) -> None:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from connectors.backfill.dataset import Found, Place
 from connectors.backfill.pieces import Piece
-from connectors.backfill.prune import Bounds, filters, may_pass
+from connectors.backfill.prune import Bounds, may_pass
 from connectors.columns import Layout
 from pipelines.batch import TIME_NS_MAX, Batch
 from pipelines.errors import ConfigError
@@ -50,7 +50,7 @@ class Wanted:
         columns = tuple((f.qualified, f.name, f.dtype) for f in fields)
         since = -TIME_NS_MAX if step.kind == "table" else low
         absent = dict(Layout.of(step.spec.schema).absent)
-        return cls(step.spec.stream, step.row.key, columns, absent, since, high, filters(plan, step.name))
+        return cls(step.spec.stream, step.row.key, columns, absent, since, high, plan.conditions(step.name))
 
     @property
     def nothing(self) -> Batch:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipelines.expr import Expr
-from pipelines.plan import Plan
 
 Bounds = Mapping[
     str, tuple[Any, Any]
@@ -19,12 +18,6 @@ _PASSES: dict[str, Callable[[Any, Any, Any], bool]] = {  # least, greatest, cons
     "==": lambda low, high, c: low <= c <= high,
 }
 _TURNED = {">": "<", ">=": "<=", "<": ">", "<=": ">=", "==": "=="}
-
-
-def filters(plan: Plan, source: str) -> tuple[Expr[bool], ...]:
-    """The conditions of which a reading must meet one to be used; none if all are used."""
-    steps = [s for s in plan.steps if source in s.ups]
-    return tuple(s.spec.value for s in steps) if all(s.kind == "where" for s in steps) else ()
 
 
 def may_pass(conditions: tuple[Expr[bool], ...], bounds: Bounds) -> bool:

@@ -12,6 +12,7 @@ from pipelines import topics
 from pipelines.batch import TIME_MIN, Batch
 from pipelines.dead import DeadLetter
 from pipelines.errors import BadData
+from pipelines.expr import Expr
 from pipelines.plan import Plan
 from pipelines.ports import Received
 from pipelines.runtime import kafka
@@ -46,16 +47,19 @@ class Out:
 
 
 def read(
-    records: Iterable[Received], row: Row, only: Container[str] | None = None
+    records: Iterable[Received],
+    row: Row,
+    only: Container[str] | None = None,
+    conditions: Sequence[Expr[bool]] = (),
 ) -> tuple[list[Frame], list[DeadLetter]]:
     """The frames of some records of one stream, in order; what is not a frame of `row` becomes a dead letter.
 
-    `only`: the columns to decode.
+    `only`: the columns to decode; `conditions`: see `wire.decode`.
     """
     frames, dead = [], []
     for r in records:
         try:
-            frames.append(Frame(FrameInfo.of(r.headers), decode(r.value or b"", row, only)))
+            frames.append(Frame(FrameInfo.of(r.headers), decode(r.value or b"", row, only, conditions)))
         except BadData as e:
             origin = f"{r.topic}[{r.partition}]@{r.offset}"
             dead.append(DeadLetter((r.value or b"")[:DEAD_BYTES_MAX], e.reason, str(e), origin))

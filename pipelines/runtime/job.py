@@ -12,6 +12,7 @@ from pipelines import topics
 from pipelines.batch import Batch
 from pipelines.dead import DeadLetter
 from pipelines.errors import ConfigError
+from pipelines.expr import Expr
 from pipelines.plan import SOURCES, Plan, foreign
 from pipelines.ports import Received
 from pipelines.runtime import frames
@@ -56,6 +57,12 @@ class Job:
         return {topic: self.plan.needed[stream] for topic, stream in self.streams.items()}
 
     @cached_property
+    def conditions(self) -> dict[str, tuple[Expr[bool], ...]]:
+        """Of which a row of an input topic must meet one, if there are any, to be decoded whole."""
+        steps = [s for s in self.plan.steps if s.kind in SOURCES]
+        return {self.plan.topic(self.site, s.name): self.plan.conditions(s.name) for s in steps}
+
+    @cached_property
     def decoders(self) -> dict[str, frames.Decoder]:
         """Of the input topics that are foreign; `ConfigError` if the code of one is not installed."""
         return {t: _decoder(s) for t, stream in self.streams.items() if foreign(s := self.plan.sources[stream])}
@@ -64,7 +71,7 @@ class Job:
         """Frames of consecutive records of one partition of an input, and dead letters for what cannot be used."""
         if topic in self.decoders:
             return self.decoders[topic].frames(records)
-        return frames.read(records, self.rows[topic], self.needed[topic])
+        return frames.read(records, self.rows[topic], self.needed[topic], self.conditions[topic])
 
     @property
     def ordered(self) -> bool:

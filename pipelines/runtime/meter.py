@@ -27,7 +27,7 @@ class Meter:
 
     def computed(self, inputs: Mapping[str, list[Frame]], seconds: float) -> None:
         """A call of the task is done."""
-        rows = {stream: sum(len(f.batch) for f in frames) for stream, frames in inputs.items()}
+        rows = {stream: sum(max(f.info.rows, len(f.batch)) for f in frames) for stream, frames in inputs.items()}
         for stream, n in rows.items():
             metrics.records_in.labels(self._site, self._pipeline, stream).inc(n)
         self._rows.observe(sum(rows.values()))

@@ -1,14 +1,20 @@
-"""What nobody reads is not decoded."""
+"""What nobody reads is not decoded: columns, and rows that every filter drops."""
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipelines import Col, Key, Pipeline, Schema, agg, tumbling
 from pipelines.batch import TIME_MAX, Batch
 from pipelines.errors import BadData
+from pipelines.expr import Expr
 from pipelines.plan import Plan
+from pipelines.runtime import kafka
+from pipelines.runtime.job import Job
 from pipelines.task import Task
 from pipelines.wire import Frame, FrameInfo, decode, encode
 from tests.core.programs import Feed, Shelf
@@ -90,3 +96,51 @@ def test_rows_that_are_written_need_all_their_columns() -> None:
     program = Pipeline("p")
     program.read(Feed(Wide, "wide")).where(Wide.a > 0).to(Shelf(), name="positive")
     assert program.plan().needed == {"wide": frozenset(f.qualified for f in Wide.measured().fields)}
+
+
+CONDITIONS: list[Expr[bool]] = [Wide.a > 1, Wide.note == "b", (Wide.c < 2) & ~(Wide.a > 1), Wide.a != Wide.a]
+readings = st.lists(
+    st.tuples(
+        st.sampled_from("xyz"), st.floats(0, 3) | st.just(float("nan")), st.integers(0, 3), st.sampled_from("abc")
+    ),
+    max_size=20,
+)
+
+
+@given(readings, st.lists(st.sampled_from(CONDITIONS), min_size=1, max_size=2))
+def test_rows_that_meet_no_condition_are_left_out(
+    rows: list[tuple[str, float, int, str]], conditions: list[Expr[bool]]
+) -> None:
+    device, a, c, note = ([r[i] for r in rows] for i in range(4))
+    batch = Wide.batch(device=device, time=np.arange(len(rows)) * SECOND, a=a, b=a, c=c, note=note)
+    frame = encode(batch, Wide.measured())
+    one = [batch.take(slice(i, i + 1)).columns for i in range(len(rows))]
+    meets = np.array([any(c.on(columns)[0] for c in conditions) for columns in one], bool)
+    want, got = batch.take(meets), decode(frame, Wide.measured(), None, conditions)
+    assert got.keys == want.keys
+    np.testing.assert_array_equal(got.time, want.time)
+    for name, column in want.columns.items():
+        np.testing.assert_array_equal(got.columns[name], column)
+
+
+def test_a_condition_on_what_a_frame_lacks_drops_nothing() -> None:
+    frame = encode(rows(), Wide.measured())
+    assert len(decode(frame, Wide.measured(), {"Wide.b"}, [Wide.a > 5])) == 3
+    assert len(decode(frame, Wide.measured(), None, [Wide.device == "y", Wide.a > 5])) == 3
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_job_decodes_what_some_filter_lets_through(whole: bool) -> None:
+    program = Pipeline("p")
+    wide = program.read(Feed(Wide, "wide"))
+    for i, condition in enumerate([Wide.a > 2, Wide.a < 1]):
+        wide.where(condition).to(Shelf(), name=f"part{i}")
+    if whole:
+        wide.select(Picked).to(Shelf(), name="all")
+    job, row = Job(program.plan(), "hall", "", 1), Wide.measured()
+    batch = Wide.batch(device=["x"] * 3, time=[0, 1, 2], a=[0.5, 1.5, 2.5], b=[0.0] * 3, c=[0] * 3, note=["n"] * 3)
+    headers = FrameInfo("one", 2, 3, row.fingerprint).headers()
+    record = kafka.Record("hall.wide", 0, 0, 0, 0, b"", encode(batch, row), None, 0, 0, tuple(headers))
+    ((frame,), dead) = job.read("hall.wide", [record])
+    assert frame.batch.columns["Wide.a"].tolist() == ([0.5, 1.5, 2.5] if whole else [0.5, 2.5])
+    assert (frame.info.rows, dead) == (3, [])
