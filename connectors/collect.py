@@ -53,6 +53,7 @@ async def _ensure_topics(plan: Plan, settings: Settings, stop: asyncio.Event) ->
             await kafka.ensure(settings.brokers, plan.topics(settings.site, settings.partitions))
             return
         except (Unavailable, kafka.KafkaError) as e:
+            kafka.raise_refusal(e)
             log.warning("%s", e)
             await backoff.wait(stop)
 

@@ -42,6 +42,7 @@ class Outlet:
             try:
                 await self._try(records)
             except (kafka.KafkaError, Unavailable) as e:
+                kafka.raise_refusal(e)
                 self._complain(e)
                 await self.close()
                 await self._backoff.wait(self._stop)
@@ -60,6 +61,7 @@ class Outlet:
             try:
                 return await _last_watermark(self._brokers, topic, partitions, source)
             except (kafka.KafkaError, Unavailable) as e:
+                kafka.raise_refusal(e)
                 self._complain(e)
                 await self._backoff.wait(self._stop)
         return TIME_MIN

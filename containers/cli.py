@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import click
 
-from containers import cli_backfill, cli_kubernetes, cli_pipeline, cli_site
+from containers import cli_backfill, cli_certs, cli_kubernetes, cli_pipeline, cli_site
 from containers.cli_shared import Root, shared
 from containers.packages import own_version
 
@@ -38,6 +38,7 @@ for command in (
     cli_site.logs,
     cli_site.destroy,
     cli_pipeline.device,
+    cli_certs.certs,
     cli_kubernetes.group,
 ):
     main.add_command(command)

@@ -96,7 +96,10 @@ def deploy(context: Context, health_timeout: float, no_rollback: bool) -> int:
         pipeline = _plan_of(operator)
         with context.console.working(f"deploying {pipeline.pipeline} to {operator.name}"), operator.alone():
             todo = operator.deploy(pipeline, timeout_s=health_timeout, roll_back=not no_rollback)
-            return _carry_out(context, operator, todo)
+            code = _carry_out(context, operator, todo)
+            if code == 0:
+                operator.revoke(pipeline)
+            return code
 
 
 @click.command()

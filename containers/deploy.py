@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from containers import images, names, rollout
+from containers import bus, images, names, rollout
 from containers.commands import (
     Command,
     CreateNetwork,
@@ -18,7 +18,7 @@ from containers.commands import (
     RemoveVolume,
     StopContainer,
 )
-from containers.desired import Desired, desired, network
+from containers.desired import Desired, desired, network, work_for
 from containers.engine import Engine
 from containers.fetch import cache_dir
 from containers.images import Base
@@ -83,12 +83,12 @@ class Operator:
 
     def plan(self, plan: Plan) -> Deployment:
         """What a deploy of a pipeline's plan would do. Changes nothing."""
-        wanted = desired(self.site, plan, self._base(pull=False))
+        wanted = desired(self.site, plan, self._base(pull=False), self._identities(plan, renew=False))
         return Deployment(tuple(wanted), self.engine.actual(self.name))
 
     def build(self, plan: Plan) -> tuple[Desired, ...]:
         """Build every image of a plan that the engine lacks."""
-        wanted = tuple(desired(self.site, plan, self._base(pull=True)))
+        wanted = tuple(desired(self.site, plan, self._base(pull=True), self._identities(plan, renew=False)))
         self._build(wanted)
         return wanted
 
@@ -97,8 +97,9 @@ class Operator:
 
         First mends what an earlier deploy that was broken off has left.
         """
-        wanted = tuple(desired(self.site, plan, self._base(pull=True)))
+        wanted = tuple(desired(self.site, plan, self._base(pull=True), self._identities(plan, renew=True)))
         self._mend()
+        self._grant(plan)
         todo = Deployment(wanted, self.engine.actual(self.name))
         if not todo.needed:
             return None
@@ -112,6 +113,10 @@ class Operator:
         after = {d.service: unchanged.get(d.service) or d.container_name(revision) for d in wanted}
         record = Record(revision, after, self._now(), note=plan.pipeline)
         return self._rollout(record, swaps, timeout_s, roll_back, fresh)
+
+    def revoke(self, plan: Plan) -> None:
+        """Take from services the rights in Kafka that a plan, which runs now, does not need any more."""
+        self._grant(plan, revoke=True)
 
     def roll_back(self, revision: int | None, *, timeout_s: float) -> Rollout:
         """The rollout that brings an earlier revision back (by default the one before the present), as a new revision."""
@@ -135,6 +140,16 @@ class Operator:
         for command in [*self.engine.labelled(self.name), *self.engine.unused_images()]:
             if not (keep_data and isinstance(command, RemoveVolume) and command.name.endswith(names.DATA_SUFFIX)):
                 self.engine.run(command)
+
+    def _identities(self, plan: Plan, *, renew: bool) -> bus.Files:
+        return bus.identity_files(self.site, [p.service for p in work_for(plan)], self.clock, renew=renew)
+
+    def _grant(self, plan: Plan, *, revoke: bool = False) -> None:
+        added, removed = bus.grant(self.site, plan, [p.service for p in work_for(plan)], self.clock, revoke=revoke)
+        if added:
+            self.report(f"Kafka: {added} rights granted")
+        if removed and revoke:
+            self.report(f"Kafka: {removed} rights taken away")
 
     def _mend(self) -> None:
         todo = rollout.repair(self.engine.actual(self.name))

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from connectors.secrets import Secret
-from containers import images, names
+from containers import bus, images, names
 from containers.commands import CreateContainer, File, Image
 from containers.images import Base, Contents
 from containers.profiles import (
@@ -41,6 +41,7 @@ from pipelines import dimensions
 from pipelines.errors import ConfigError
 from pipelines.expr import Expr
 from pipelines.plan import SOURCES, Plan, Step, foreign
+from pipelines.runtime.identity import CA_FILE, CERT_FILE
 from pipelines.schema import Col, Schema
 from pipelines.settings import Settings
 from pipelines.units import size_bytes
@@ -153,14 +154,17 @@ def work_for(plan: Plan) -> list[Profile]:
     return [p for p in PROFILES.values() if (any(plan.sinks_of(p.sink)) if p.sink else busy[p.service])]
 
 
-def desired(site: SiteFile, plan: Plan, base: Base, *, secrets: bool = True) -> list[Desired]:
-    """Every service that the plan needs at the site.
+def desired(
+    site: SiteFile, plan: Plan, base: Base, identities: bus.Files | None = None, *, secrets: bool = True
+) -> list[Desired]:
+    """Every service that the plan needs at the site; `identities` as `bus.identity_files` gives them.
 
     Reads our own code, the pipeline's files and the secrets; without `secrets` these have names and no content.
     `ConfigError` if something of that is missing.
     """
     check(site, plan)
-    return [_desired(site, plan, base, profile, secrets) for profile in work_for(plan)]
+    certified = identities or {}
+    return [_desired(site, plan, base, p, certified.get(p.service), secrets) for p in work_for(plan)]
 
 
 def check(site: SiteFile, plan: Plan) -> None:
@@ -193,7 +197,9 @@ def _secrets_needed(site: SiteFile, plan: Plan, service: str) -> dict[str, str]:
     return needed
 
 
-def _desired(site: SiteFile, plan: Plan, base: Base, profile: Profile, with_secrets: bool) -> Desired:
+def _desired(
+    site: SiteFile, plan: Plan, base: Base, profile: Profile, certified: tuple[File, ...] | None, with_secrets: bool
+) -> Desired:
     service, own = profile.service, getattr(site.site.services, profile.service)
     streams: dict[str, Any] = dict(plan.sources)
     readers = {
@@ -226,10 +232,23 @@ def _desired(site: SiteFile, plan: Plan, base: Base, profile: Profile, with_secr
     }
     if facts:
         parts["dimensions"] = _hash({path: hashlib.sha256(data).hexdigest() for path, data in facts.items()})
+    if certified is not None:  # a certificate is no secret, and another key comes with another certificate only
+        certificate = [str(f.content) for f in certified if f.path.endswith((CERT_FILE, CA_FILE))]
+        parts["certificate"] = _hash(certificate) if certificate else "due"
     pipeline = f"{plan.pipeline} {plan.fingerprint}"
     state = plan.versions if service == "process" else {}
     return Desired(
-        profile, contents, settings, secrets, networks, site.site.hosts, mounts, limits, pipeline, parts, state
+        profile,
+        contents,
+        settings,
+        (*secrets, *(certified or ())),
+        networks,
+        site.site.hosts,
+        mounts,
+        limits,
+        pipeline,
+        parts,
+        state,
     )
 
 
@@ -243,6 +262,7 @@ def _settings(site: SiteFile, profile: Profile) -> Settings:
         data_dir=DATA_DIR,
         store=s.store if profile.sink == "parquet" else "",
         secrets_dir=f"{CONFIG_DIR}/{SECRETS_FOLDER}",
+        kafka_security=s.kafka.security,
         metrics_port=METRICS_PORT,
         log_level=own.log_level,
         options=own.options,

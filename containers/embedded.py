@@ -12,6 +12,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +23,17 @@ from pipelines.errors import Unavailable
 HEAP = "256m"
 MESSAGE_BYTES_MAX = 8 * 2**20
 ANSWER_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True)
+class Tls:
+    """For listeners with mTLS and ACLs: the authority's certificate, the broker's own with its key in one PEM file, and the
+    common names of those who may do everything.
+    """
+
+    ca: Path
+    keystore: Path
+    admins: tuple[str, ...]
 
 
 class EmbeddedKafka:
@@ -41,12 +53,15 @@ class EmbeddedKafka:
         advertise: str | None = None,
         advertise_port: int | None = None,
         settings: Mapping[str, str] | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self.folder = folder
         self.port = port or free_port()
         self.listen = listen
         self.advertise = advertise
         self.advertise_port = advertise_port or free_port()
+        self.tls = tls
+        self.tls_port = free_port()
         self._controller_port = free_port()
         self._settings = dict(settings or {})
         self._child: Child | None = None
@@ -62,6 +77,11 @@ class EmbeddedKafka:
         if self.advertise is None:
             raise Unavailable("this Kafka is reachable from its own machine only: give EmbeddedKafka(advertise=…)")
         return f"{self.advertise}:{self.advertise_port}"
+
+    @property
+    def tls_bootstrap(self) -> str:
+        """`host:port` for clients with a certificate, if it was given `tls`."""
+        return f"{self.listen}:{self.tls_port}"
 
     @property
     def running(self) -> bool:
@@ -113,13 +133,17 @@ class EmbeddedKafka:
         if self.advertise is not None:
             listeners.append(f"OUTSIDE://0.0.0.0:{self.advertise_port}")
             advertised.append(f"OUTSIDE://{self.advertised_bootstrap}")
+        outside = "SSL" if self.tls else "PLAINTEXT"
+        if self.tls is not None:
+            listeners.append(f"TLS://{self.tls_bootstrap}")
+            advertised.append(f"TLS://{self.tls_bootstrap}")
         return {
             "process.roles": "broker,controller",
             "node.id": "1",
             "controller.quorum.voters": f"1@127.0.0.1:{self._controller_port}",
             "listeners": ",".join(listeners),
             "advertised.listeners": ",".join(advertised),
-            "listener.security.protocol.map": "LOCAL:PLAINTEXT,OUTSIDE:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listener.security.protocol.map": f"LOCAL:PLAINTEXT,OUTSIDE:{outside},TLS:SSL,CONTROLLER:PLAINTEXT",
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "LOCAL",
             "log.dirs": str((self.folder / "log").resolve()),
@@ -135,8 +159,23 @@ class EmbeddedKafka:
             "num.network.threads": "2",
             "num.io.threads": "4",
             **_internal_topics(),
+            **(_tls_and_acls(self.tls) if self.tls else {}),
             **self._settings,
         }
+
+
+def _tls_and_acls(tls: Tls) -> dict[str, str]:
+    """Clients of the listeners TLS and OUTSIDE show a certificate and may do what an ACL allows; LOCAL may do everything."""
+    return {
+        "ssl.client.auth": "required",
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": str(tls.keystore.resolve()),
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.location": str(tls.ca.resolve()),
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "allow.everyone.if.no.acl.found": "false",
+        "super.users": ";".join(["User:ANONYMOUS", *(f"User:CN={name}" for name in tls.admins)]),
+    }
 
 
 def _internal_topics() -> dict[str, str]:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -66,6 +67,14 @@ class EngineTls(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     key: str
 
 
+class Kafka(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How services identify themselves to `brokers`."""
+
+    security: Literal["plaintext", "mtls"] = "plaintext"
+    admin: str = ""  # host:port of a broker as this machine sees it; empty: `brokers`
+    certs: str = "certs"  # folder of the fleet's authority
+
+
 class Site(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The content of a site file."""
 
@@ -74,6 +83,7 @@ class Site(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     brokers: str
     partitions: int = 4
     store: str = ""
+    kafka: Kafka = Kafka()
     engine: str = "unix:///var/run/docker.sock"
     engine_tls: EngineTls | None = None
     base_image: str = f"python:{sys.version_info.major}.{sys.version_info.minor}-slim"
@@ -126,7 +136,8 @@ def _checks(site: Site) -> Iterator[tuple[str, Callable[[], object]]]:
     """(field, a call that raises if the field's value is wrong), for every field with a rule of its own."""
     yield "site", lambda: valid_name("site", site.site)
     yield "pipeline", lambda: _require(bool(site.pipeline), "pipeline is empty: name a Python file, such as 'press.py'")
-    yield "brokers", lambda: _brokers(site.brokers)
+    yield "brokers", lambda: _brokers("brokers", site.brokers)
+    yield "kafka.admin", lambda: _brokers("kafka.admin", site.kafka.admin or site.brokers)
     yield (
         "partitions",
         lambda: _require(
@@ -170,11 +181,11 @@ def _require(holds: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def _brokers(text: str) -> None:
+def _brokers(field: str, text: str) -> None:
     for broker in text.split(","):
         _require(
             _BROKER.fullmatch(broker.strip()) is not None,
-            f"brokers: {broker.strip()!r} is not an address: write host:port, several with commas, such as 'kafka:9092'",
+            f"{field}: {broker.strip()!r} is not an address: write host:port, several with commas, such as 'kafka:9092'",
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -22,6 +22,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     data_dir: str = "/data"  # spool and other local state of this service
     store: str = ""  # URL where upload puts files: file:///… or s3://bucket/prefix
     secrets_dir: str = "/run/secrets"  # one file for each secret
+    kafka_security: Literal["plaintext", "mtls"] = (
+        "plaintext"  # mtls: with the files that pipelines.runtime.identity names
+    )
     metrics_port: int = 9400
     log_level: str = "INFO"
     options: dict[str, str] = {}  # further settings by name, such as s3_endpoint

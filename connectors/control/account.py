@@ -62,6 +62,7 @@ class Account:
                 await asyncio.gather(*sent)
                 await self._producer.commit_transaction()
         except (kafka.KafkaError, TimeoutError) as e:
+            kafka.raise_refusal(e)
             fenced = kafka.is_fenced(self._producer) or isinstance(e, kafka.ProducerFenced)
             with contextlib.suppress(
                 kafka.KafkaError, TimeoutError, AssertionError
@@ -102,6 +103,7 @@ async def _records(brokers: str, topic: str) -> list[tuple[bytes, bytes | None]]
                 for records in (await consumer.getmany(timeout_ms=POLL_MS)).values():
                     found += [(r.key, r.value) for r in records]
     except (TimeoutError, kafka.KafkaError) as e:
+        kafka.raise_refusal(e)
         raise Unavailable(f"{topic} could not be read to its end: {e!r}") from e
     finally:
         await kafka.stopped(consumer)

@@ -21,7 +21,7 @@ from mode.threads import WorkerThread
 from connectors.control.desk import Desk
 from pipelines import topics
 from pipelines.errors import ConfigError
-from pipelines.runtime import kafka
+from pipelines.runtime import identity, kafka
 from pipelines.runtime.serve import Health
 from pipelines.settings import Settings
 
@@ -70,6 +70,7 @@ def app_of(settings: Settings, desk: Desk, health: Health) -> faust.App:
     """The app, not started; `ConfigError` if `data_dir` cannot be written to."""
     app = faust.App(
         f"{settings.site}.control",
+        broker_credentials=identity.security().get("ssl_context"),  # an SSLContext, or None
         broker=";".join(f"kafka://{b.strip()}" for b in settings.brokers.split(",")),
         datadir=str(_folder(settings)),
         store="memory://",

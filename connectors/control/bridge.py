@@ -73,6 +73,16 @@ def origins(plan: Plan, site: str) -> dict[str, list[Origin]]:
     return found
 
 
+def topics_of(plan: Plan, site: str, partitions: int) -> list[topics.Topic]:
+    """Every topic that control needs on a site."""
+    return [
+        *(topics.data(name, partitions) for name in origins(plan, site)),
+        topics.data(topics.commands(site), partitions, retention_bytes=64 * 2**20),
+        topics.compacted(topics.acks(site), partitions),
+        topics.data(topics.dead(site), 1),
+    ]
+
+
 class Bridge:
     """Carries alarms over to the command topic."""
 
@@ -98,6 +108,7 @@ class Bridge:
                     await self._carry(records)
                     await _commit(consumer, place, records[-1].offset + 1)
         except kafka.KafkaError as e:
+            kafka.raise_refusal(e)
             raise Unavailable(f"alarms could not be carried over to {topics.commands(site)}: {e!r}") from e
         finally:
             probe.cancel()

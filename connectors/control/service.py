@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
@@ -16,7 +17,7 @@ from faust.exceptions import FaustError
 from connectors.control import destination
 from connectors.control.account import Account, read
 from connectors.control.app import app_of
-from connectors.control.bridge import Bridge, Origin, origins
+from connectors.control.bridge import Bridge, origins, topics_of
 from connectors.control.desk import Desk
 from connectors.control.link import Broker, Link
 from pipelines import metrics, topics
@@ -50,7 +51,7 @@ async def main(settings: Settings, health: Health, stop: asyncio.Event) -> None:
     if not sources:
         raise ConfigError(f"{settings.pipeline}: nothing to control: no stream has a .to(control.command(…))")
     broker = broker_of(settings, plan)
-    await kafka.ensure(settings.brokers, _topics(plan, settings, sources))
+    await kafka.ensure(settings.brokers, topics_of(plan, settings.site, settings.partitions))
     quiet()
     producer = await kafka.producer(settings.brokers)
 
@@ -60,19 +61,19 @@ async def main(settings: Settings, health: Health, stop: asyncio.Event) -> None:
         try:
             await producer.send_and_wait(topics.dead(settings.site), letter.payload, headers=letter.headers("control"))
         except kafka.KafkaError as e:
+            kafka.raise_refusal(e)
             raise Unavailable(f"Kafka did not take a dead letter: {e!r}") from e
 
-    account = await Account.open(settings.brokers, settings.site)
-    try:
+    async with contextlib.AsyncExitStack() as ending:
+        ending.push_async_callback(kafka.stopped, producer)
+        account = await Account.open(settings.brokers, settings.site)
+        ending.push_async_callback(account.close)
         entries = await read(settings.brokers, settings.site)  # after the account is open: nobody else adds to them
         patterns = list({o.sink.topic: None for each in sources.values() for o in each})
         link = Link(broker, f"{settings.site}-control", sorted({t.ack_filter for t in patterns}), health)
         desk = Desk(settings.site, patterns, entries, account, link, bury, SystemClock())
         bridge = Bridge(settings, sources, producer, bury, health)
         await _run(app_of(settings, desk, health), desk, link, bridge, stop)
-    finally:
-        await account.close()
-        await kafka.stopped(producer)
 
 
 async def _run(app: faust.App, desk: Desk, link: Link, bridge: Bridge, stop: asyncio.Event) -> None:
@@ -114,19 +115,11 @@ async def _host(app: faust.App) -> None:
     await app.start()
     await app.wait_until_stopped()
     reason = app.crash_reason
+    if reason is not None:
+        kafka.raise_refusal(reason)
     if reason is None or isinstance(reason, (kafka.KafkaError, FaustError)):
         raise Unavailable(f"Faust ended: {reason!r}") from reason
     raise reason
-
-
-def _topics(plan: Plan, settings: Settings, sources: dict[str, list[Origin]]) -> list[topics.Topic]:
-    site, partitions = settings.site, settings.partitions
-    return [
-        *(topics.data(name, partitions) for name in sources),
-        topics.data(topics.commands(site), partitions, retention_bytes=64 * 2**20),
-        topics.compacted(topics.acks(site), partitions),
-        topics.data(topics.dead(site), 1),
-    ]
 
 
 def quiet() -> None:

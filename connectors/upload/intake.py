@@ -194,6 +194,7 @@ class Intake:
             try:
                 return await work()
             except (Unavailable, kafka.KafkaError, OSError) as e:
+                kafka.raise_refusal(e)
                 log.warning("trying again: %s", e or type(e).__name__)
                 await backoff.wait(stop)
                 if stop.is_set():

@@ -121,6 +121,7 @@ class Uploader:
                 await kafka.ensure(settings.brokers, self._plan.topics(settings.site, settings.partitions))
                 return await kafka.cluster_id(settings.brokers)
             except (Unavailable, kafka.KafkaError) as e:
+                kafka.raise_refusal(e)
                 log.warning("%s", e)
                 await backoff.wait(stop)
         return None

@@ -35,6 +35,11 @@ def _problems(site: SiteFile, plan: Plan, namespace: str, images: str) -> Iterat
             f"{site.path}: store = {site.site.store!r} is a folder of one machine, and a pod may run on any: "
             "write a store of the network, such as 's3://bucket/folder'"
         )
+    if site.site.kafka.security == "mtls":
+        yield (
+            f"{site.path}: kafka.security = 'mtls': certificates are brought to Docker engines by 'pipeline deploy', not into a "
+            "cluster: leave it out, and name brokers that the cluster reaches in plain text"
+        )
     for name, address in site.site.hosts.items():
         if address == GATEWAY:
             yield (

@@ -15,10 +15,22 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListen
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.consumer import fetcher
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.errors import KafkaConnectionError, KafkaError, ProducerFenced, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    KafkaConnectionError,
+    KafkaError,
+    ProducerFenced,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+    for_code,
+)
 from aiokafka.partitioner import murmur2
+from aiokafka.protocol.admin import CreateAclsRequest, DeleteAclsRequest, DescribeAclsRequest
 
 from pipelines.errors import ConfigError, Unavailable
+from pipelines.runtime import identity
 from pipelines.topics import Topic
 
 SESSION_TIMEOUT_MS = 6_000  # a killed worker's partitions are back within this
@@ -32,6 +44,12 @@ RETRY_BACKOFF_MS = (
 TRANSACTION_TIMEOUT_MS = 120_000  # the broker aborts what a dead worker left open, if no other worker did so before
 CREATE_S_MAX = 10.0
 START_S_MAX, STOP_S_MAX = 30.0, 3.0
+_REFUSALS = {
+    TopicAuthorizationFailedError: "topic",
+    GroupAuthorizationFailedError: "consumer group",
+    TransactionalIdAuthorizationFailed: "transactional id",
+    ClusterAuthorizationFailedError: "cluster",
+}
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -67,15 +85,36 @@ logging.getLogger("aiokafka.producer.sender").addFilter(_Kip890Noise())
 
 
 async def started(client: Client, brokers: str) -> Client:
-    """Start an aiokafka client; `Unavailable` with the address and the cure if no broker answers."""
+    """Start an aiokafka client; `Unavailable` with the address and the cure if no broker answers, `ConfigError` if it
+    refuses us or we it.
+    """
     try:
         await asyncio.wait_for(client.start(), START_S_MAX)
+    except tuple(_REFUSALS) as e:
+        await stopped(client)
+        raise_refusal(e)
     except (KafkaConnectionError, OSError, TimeoutError) as e:
         await stopped(client)
+        if wrong := await identity.why_not(brokers):
+            raise wrong from e
         raise Unavailable(
             f"no Kafka broker answers at {brokers}: start it, or correct `brokers` in the site file"
         ) from e
     return client
+
+
+def raise_refusal(error: BaseException, where: str = "") -> None:
+    """`ConfigError`, with what to do, if an error says that the broker does not let us do that; trying again is no use."""
+    kind = next((word for refusal, word in _REFUSALS.items() if isinstance(error, refusal)), None)
+    if kind:
+        named = ", ".join(str(name) for arg in error.args for name in (arg if isinstance(arg, set) else [arg]))
+        what = where or named or "(it may write to no topic at all)"
+        who = identity.current()
+        name = who.service if who else "an unnamed client"
+        raise ConfigError(
+            f"{name} may not use the {kind} {what}, says the broker: run  pipeline deploy , "
+            "which grants each service what its pipeline needs; a foreign topic's owner has to grant it"
+        ) from error
 
 
 async def stopped(client: Client) -> None:
@@ -132,6 +171,7 @@ async def producer(brokers: str, *, transactional_id: str | None = None, linger_
     """A started idempotent producer (acks=all); transactional if an id is given, which fences older ones of that id."""
     client = AIOKafkaProducer(
         bootstrap_servers=brokers,
+        **identity.security(),
         enable_idempotence=True,
         acks="all",
         linger_ms=linger_ms,
@@ -165,6 +205,7 @@ async def consumer(
     client = AIOKafkaConsumer(
         *topics,
         bootstrap_servers=brokers,
+        **identity.security(),
         group_id=group,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
@@ -180,9 +221,13 @@ async def consumer(
     return await started(client, brokers)
 
 
+async def _admin(brokers: str) -> Client:
+    return await started(AIOKafkaAdminClient(bootstrap_servers=brokers, **identity.security()), brokers)
+
+
 async def cluster_id(brokers: str) -> str:
     """The id that a Kafka cluster was given when it was set up; `Unavailable` if no broker answers."""
-    admin = await started(AIOKafkaAdminClient(bootstrap_servers=brokers), brokers)
+    admin = await _admin(brokers)
     try:
         return str((await admin.describe_cluster())["cluster_id"])
     finally:
@@ -204,7 +249,7 @@ def partition_of(key: str, partitions: int) -> int:
 async def ensure(brokers: str, topics: Iterable[Topic]) -> None:
     """Create the topics that do not exist; `ConfigError` if one has another number of partitions, or a foreign one is missing."""
     wanted = {t.name: t for t in topics}
-    admin = await started(AIOKafkaAdminClient(bootstrap_servers=brokers), brokers)
+    admin = await _admin(brokers)
     try:
         existing = set(await admin.list_topics())
         if absent := [t for t in wanted.values() if t.foreign and t.name not in existing]:
@@ -221,6 +266,73 @@ async def ensure(brokers: str, topics: Iterable[Topic]) -> None:
                 )
     finally:
         await stopped(admin)
+
+
+class Acl(msgspec.Struct, frozen=True, order=True):
+    """A right of a principal ('User:CN=hall1-process'), from any host. Whatever no ACL allows is refused."""
+
+    principal: str
+    operation: Literal["read", "write", "describe"]
+    kind: Literal["topic", "group", "transactional id"]
+    name: str
+    prefixed: bool = False  # everything whose name begins with `name`
+
+
+# Their numbers in the protocol: https://kafka.apache.org/protocol, org.apache.kafka.common.acl and .resource
+_OPERATIONS: dict[str, int] = {"read": 3, "write": 4, "describe": 8}
+_KINDS: dict[str, int] = {"topic": 2, "group": 3, "transactional id": 5}
+_ANY, _LITERAL, _PREFIXED, _ALLOW = 1, 3, 4, 3
+_EVERYWHERE = "*"
+
+
+def _words(acl: Acl) -> tuple[int, str, int, str, str, int, int]:
+    pattern = _PREFIXED if acl.prefixed else _LITERAL
+    return _KINDS[acl.kind], acl.name, pattern, acl.principal, _EVERYWHERE, _OPERATIONS[acl.operation], _ALLOW
+
+
+async def set_acls(
+    brokers: str, wanted: Iterable[Acl], principals: Iterable[str], *, revoke: bool
+) -> tuple[set[Acl], set[Acl]]:
+    """Let `principals` do what is wanted and, with `revoke`, nothing else; what was added and what was too much.
+
+    `ConfigError` if the broker has no authorizer or refuses us.
+    """
+    admin = await _admin(brokers)
+    try:
+        had, want = {a for p in principals for a in await _acls_of(admin, p)}, set(wanted)
+        for acl in sorted(want - had):
+            answer = await admin._send_to_controller(CreateAclsRequest(*_words(acl)))
+            for code, message in answer.creation_responses:
+                _check_acl(code, message)
+        for acl in sorted(had - want) if revoke else ():
+            answer = await admin._send_to_controller(DeleteAclsRequest(*_words(acl)))
+            for code, message, *_ in answer.filter_responses:
+                _check_acl(code, message)
+        return want - had, had - want
+    finally:
+        await stopped(admin)
+
+
+async def _acls_of(admin: Client, principal: str) -> set[Acl]:
+    answer = await admin._send_request(DescribeAclsRequest(_ANY, None, _ANY, principal, None, _ANY, _ANY))
+    _check_acl(answer.error_code, answer.error_message)
+    kinds, operations = ({n: word for word, n in known.items()} for known in (_KINDS, _OPERATIONS))
+    return {
+        Acl(principal, operations[operation], kinds[kind], name, pattern == _PREFIXED)  # type: ignore[arg-type]
+        for kind, name, pattern, rights in answer.resources
+        for _, host, operation, permission in rights
+        if kind in kinds and operation in operations and host == _EVERYWHERE and permission == _ALLOW
+    }
+
+
+def _check_acl(code: int, message: str | None) -> None:
+    if code:
+        error = for_code(code)
+        raise_refusal(error(), "(its access control lists)")
+        raise ConfigError(
+            f"the broker did not take an access control list ({error.__name__}: {message}): set authorizer.class.name="
+            "org.apache.kafka.metadata.authorizer.StandardAuthorizer on every broker"
+        )
 
 
 async def _partitions(admin: Client, names: Sequence[str]) -> dict[str, int]:
@@ -249,11 +361,13 @@ async def _create(admin: Client, topics: Sequence[Topic]) -> None:
     for name, code, *message in answer.topic_errors:
         error = for_code(code)
         if code and error is not TopicAlreadyExistsError:
+            raise_refusal(error(), name)
             reason = " ".join(str(m) for m in message if m)
             raise Unavailable(f"topic {name} could not be created: {error.__name__} {reason}")
 
 
 __all__ = [
+    "Acl",
     "Client",
     "ConsumerRebalanceListener",
     "KafkaError",
@@ -268,6 +382,8 @@ __all__ = [
     "is_fenced",
     "partition_of",
     "producer",
+    "raise_refusal",
+    "set_acls",
     "started",
     "stopped",
 ]

@@ -77,7 +77,7 @@ class PartitionWorker:
             self._consumer.seek(place, seek_to)
 
     async def run(self) -> None:
-        """Work until `close`. Raises only what is for good, such as `StateError` and `LimitExceeded`."""
+        """Work until `close`. Raises only what is for good, such as `StateError`, `LimitExceeded` and a refusal of the broker."""
         while not self._closing.is_set():
             try:
                 await self._open()
@@ -86,6 +86,7 @@ class PartitionWorker:
                 log.warning("%s: another worker has this partition now", self._name)
                 await self._pause("fenced", FENCED_S)
             except (kafka.KafkaError, Unavailable, TimeoutError, OSError) as e:
+                kafka.raise_refusal(e)
                 log.warning(
                     "%s: %s: %s; recovering from the log in %.1f s", self._name, type(e).__name__, e, self._retry_s
                 )

@@ -135,6 +135,7 @@ class Runner(kafka.ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
             try:
                 fetched = await self._consumer.getmany(timeout_ms=POLL_MS)
             except kafka.KafkaError as e:
+                kafka.raise_refusal(e)
                 log.warning("%s: cannot fetch: %s: %s", self._job.plan.pipeline, type(e).__name__, e)
                 metrics.errors.labels(self._job.site, SERVICE, "fetch").inc()
                 await self._clock.sleep(1)

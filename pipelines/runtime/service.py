@@ -19,6 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from pipelines import metrics
 from pipelines.errors import ConfigError, SitestreamError, Unavailable
+from pipelines.runtime import identity
 from pipelines.runtime.serve import Health, serve
 from pipelines.settings import Settings, load
 
@@ -39,6 +40,7 @@ def run_service(name: str, main: Main, *, conditions: Sequence[str] = (), argv: 
     try:
         settings = load(path)
         set_up_logging(settings.log_level)
+        identity.become(name, settings)
         asyncio.run(_serve_and_run(name, main, settings, conditions))
     except SitestreamError as e:
         print(f"{name}: {e}", file=sys.stderr)

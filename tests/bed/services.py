@@ -27,6 +27,7 @@ class Services:
     folder: Path
     settings: Mapping[str, Any]
     options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # by service
+    own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # other settings, by service
     ports: dict[str, int] = field(default_factory=dict)
     children: dict[str, Child] = field(default_factory=dict)
 
@@ -44,7 +45,11 @@ class Services:
         port = self.ports.setdefault(name, free_port())
         config = self.folder / f"{name}.json"
         settings = {"data_dir": str(self.folder / name), "secrets_dir": str(self.folder), "metrics_port": port}
-        config.write_text(json.dumps({**settings, **self.settings, "options": dict(self.options.get(name, {}))}))
+        config.write_text(
+            json.dumps(
+                {**settings, **self.settings, **self.own.get(name, {}), "options": dict(self.options.get(name, {}))}
+            )
+        )
         (self.folder / name).mkdir(exist_ok=True)
         words = [sys.executable, "-m", MODULES[name], "--config", str(config)]
         self.children[name] = Child(name, words, self.folder / f"{name}.log").start(lambda: healthy(port), timeout_s=60)

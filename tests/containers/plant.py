@@ -45,6 +45,7 @@ s3_secret_key = "file:s3.key"
 discard_state = "{discard_state}"
 [services.process]
 log_level = "{log_level}"
+{more_of_site}
 """
 IN_PROCESS = "import os, time\nif os.uname().nodename == 'process':\n    "  # in its container, that is
 CRASHES = IN_PROCESS + "raise RuntimeError('the new version is broken')"
@@ -70,6 +71,7 @@ class Plant:
             "name": self.name, "brokers": self.kafka.advertised_bootstrap, "bucket": self.s3.bucket, "engine": self.engine.url,
             "base": self.engine.base_image, "host": HOST_IN_CONTAINERS, "s3_port": str(self.s3.port),
             "mqtt": f"mqtt://{HOST_IN_CONTAINERS}:{self.mosquitto.port}", "source_options": ", silence='300ms'",
+            "more_of_site": "",
         }  # fmt: skip
         settings = {**usual, **self.settings, **changes}
         (self.folder / "site.toml").write_text(SITE.format(**settings))
