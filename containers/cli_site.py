@@ -52,8 +52,8 @@ def build(context: Context) -> None:
     """
     with _operator(context) as operator, context.console.working("building images"):
         made = operator.build(_plan_of(operator))
-    text = table(["SERVICE", "IMAGE"], [[d.service, d.image.tag] for d in made])
-    context.console.data(text, {"images": {d.service: d.image.tag for d in made}})
+    text = table(["SERVICE", "IMAGE"], [[d.service, d.tag] for d in made])
+    context.console.data(text, {"images": {d.service: d.tag for d in made}})
 
 
 @click.command()

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from rich.filesize import decimal
+
 from containers import bus, images, names, rollout
 from containers.commands import (
     Command,
@@ -18,7 +20,7 @@ from containers.commands import (
     RemoveVolume,
     StopContainer,
 )
-from containers.desired import Desired, desired, network, work_for
+from containers.desired import Desired, desired, layer_store, network, work_for
 from containers.engine import Engine
 from containers.fetch import cache_dir
 from containers.images import Base
@@ -87,9 +89,9 @@ class Operator:
         return Deployment(tuple(wanted), self.engine.actual(self.name))
 
     def build(self, plan: Plan) -> tuple[Desired, ...]:
-        """Build every image of a plan that the engine lacks."""
-        wanted = tuple(desired(self.site, plan, self._base(pull=True), self._identities(plan, renew=False)))
-        self._build(wanted)
+        """Make every image of a plan, and give the engine what it lacks of them."""
+        wanted = tuple(desired(self.site, plan, self._base(pull=True), self._identities(plan, renew=False), fetch=True))
+        self._load(wanted)
         return wanted
 
     def deploy(self, plan: Plan, *, timeout_s: float, roll_back: bool = True) -> Rollout | None:
@@ -97,7 +99,7 @@ class Operator:
 
         First mends what an earlier deploy that was broken off has left.
         """
-        wanted = tuple(desired(self.site, plan, self._base(pull=True), self._identities(plan, renew=True)))
+        wanted = tuple(desired(self.site, plan, self._base(pull=True), self._identities(plan, renew=True), fetch=True))
         self._mend()
         self._grant(plan)
         todo = Deployment(wanted, self.engine.actual(self.name))
@@ -162,7 +164,7 @@ class Operator:
         self, record: Record, swaps: Sequence[Swap], timeout_s: float, roll_back: bool, fresh: Sequence[Desired]
     ) -> Rollout:
         def ship() -> None:
-            self._build(fresh)
+            self._load(fresh)
             for command in self._things_of(fresh):
                 self.engine.run(command)
             for d in fresh:
@@ -180,7 +182,7 @@ class Operator:
         todo: list[Command] = [CreateNetwork(n, internal, labels) for n, internal in own.items() if n in needed]
         todo += [CreateVolume(m.source, labels) for d in fresh for m in d.mounts if not m.source.startswith("/")]
         todo += [CreateVolume(d.config_volume, labels | {names.CONFIG: d.service}) for d in fresh]
-        todo += [FillVolume(d.config_volume, d.image.tag, d.config_files) for d in fresh]
+        todo += [FillVolume(d.config_volume, d.tag, d.config_files) for d in fresh]
         return todo
 
     def _gateway(self, d: Desired) -> str:
@@ -196,23 +198,24 @@ class Operator:
     def _base(self, *, pull: bool) -> Base:
         """The base image. One that is not there, if it is not to be pulled, is taken to have this machine's Python."""
         name = self.site.site.base_image
-        found = self.engine.pull(name) if pull else self.engine.image_id(name)
+        if pull:
+            self.engine.pull(name)
+        found = self.engine.base(name)
         if found is None:
             return images.unseen(name)
-        python = self.engine.python_of(found)
+        python = self.engine.python_of(name)
         python.check(name)
-        return Base(found, python)
+        return Base(found.id, python, found)
 
-    def _build(self, wanted: Sequence[Desired]) -> None:
-        for d in wanted:
-            if self.engine.image_id(d.image.tag):
-                continue
-            if self.engine.image_id(d.contents.parent_tag) is None:
-                self.report(f"{d.service}: building {d.contents.parent_tag}")
-                for parent in images.packages_images(d.contents):
-                    self.engine.build(parent)
-            self.report(f"{d.service}: building {d.image.tag}")
-            self.engine.build(d.image)
+    def _load(self, wanted: Sequence[Desired]) -> None:
+        """Give the engine what it lacks of images, the lowest first: what has arrived need not be sent again."""
+        every = {image.tag: image for d in wanted for image in d.images}
+        needed = [image for image in every.values() if not self.engine.has(image)]
+        store, lacking = layer_store(), self.engine.lacking(needed)
+        for image, n in zip(needed, lacking, strict=True):
+            size = sum(layer.size for layer in image.layers[len(image.layers) - n :])
+            self.report(f"{image.tag}: shipping {decimal(size)}")
+            self.engine.load(image, store, n)
 
     def _now(self) -> str:
         return datetime.fromtimestamp(self.clock.now_ns() / 1e9, UTC).isoformat(timespec="seconds")

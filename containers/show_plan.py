@@ -40,7 +40,7 @@ def _details(change: Change, wanted: Desired | None, actual: Actual) -> Iterator
             f"[services.{change.service}.options]  discard_state = '{change.state_of}'"
         )
     have = actual.current.get(change.service)
-    yield f"image: {f'{have.image} → ' if have and have.image != wanted.image.tag else ''}{wanted.image.tag}"
+    yield f"image: {f'{have.image} → ' if have and have.image != wanted.tag else ''}{wanted.tag}"
     before = have.settings if have else {}
     for name, new in wanted.settings_shown.items():
         if before.get(name) != new:
@@ -75,7 +75,7 @@ def _facts(change: Change, wanted: Desired | None) -> dict[str, object]:
         facts["state"] = [{"step": v.step, "what": v.what, "why": v.why} for v in change.state]
     if wanted is not None:
         facts |= {
-            "image": wanted.image.tag,
+            "image": wanted.tag,
             "settings": wanted.settings_shown,
             "secrets": dict.fromkeys(wanted.secret_names, MASK),
         }

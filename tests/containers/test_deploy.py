@@ -211,7 +211,7 @@ def test_a_version_that_never_gets_healthy_is_rolled_back_and_nobody_else_may_de
     before = plant.ids()
     plant.write(first_lines=HANGS, window="4s")
     with plant.started("deploy", "--health-timeout", "2s") as first:
-        _wait_for_line(first, "process: building")
+        _wait_for_line(first, "sitestream/process")
         code, err = plant.deploy()
         assert (code, "is being changed by another process of this machine: wait for it" in err) == (1, True)
         _wait_for_line(first, "process was not healthy within 2 s")
