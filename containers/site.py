@@ -1,6 +1,7 @@
 """The site file: one small TOML that says what differs from site to site. `site.example.toml` explains every line.
 
-Many sites share what they have in common in a fleet folder: `containers.fleet`. Secrets stand in it by reference only, `file:PATH` or `env:NAME` on the operator's machine.
+Secrets stand in it by reference only, `file:PATH` or `env:NAME` on the operator's machine. What many sites have in common
+stands in a fleet folder: `containers.fleet`.
 """
 
 from __future__ import annotations
@@ -256,8 +257,14 @@ def with_line(message: str, where: str, text: str) -> str:
 def field_of(message: str) -> str:
     """The dotted path of the field that a message of msgspec speaks of; that of its table if the field is missing."""
     place = re.search(r"at `\$\.?([^`\[]*)", message)
-    unknown = re.search(r"unknown field `([^`]+)`", message)
+    unknown = re.search(r"unknown field `(.+?)`(?: - at `|: did you mean `|\Z)", message, re.DOTALL)
     return ".".join(part for part in (place and place[1], unknown and unknown[1]) if part)
+
+
+def missing_in(message: str) -> str:
+    """The dotted path of the field that a message of msgspec says is missing; empty if it says something else."""
+    missing = re.search(r"missing required field `([^`]+)`", message)
+    return f"{field_of(message)}.{missing[1]}".lstrip(".") if missing else ""
 
 
 def line_of(field: str, text: str) -> int:

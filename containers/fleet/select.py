@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 
-from containers.fleet.tables import nearest
+from containers.fleet.tables import listed, nearest
 from containers.site import SiteFile
 from pipelines.errors import ConfigError
 
@@ -20,29 +20,31 @@ def select(
     if not sites:
         raise ConfigError("the fleet has no sites: add one as sites/NAME.toml")
     for glob in names:
-        _check_name(glob, [s.site.site for s in sites])
+        if not any(_like(site, [glob]) for site in sites):
+            raise _no_such_name(glob, [s.site.site for s in sites])
     for group in wanted:
         _check_group(group, groups, sites)
-    found = [s for s in sites if _named(s, names) and (not wanted or set(wanted) & set(s.groups))]
+    named = [s for s in sites if not names or _like(s, names)]
+    found = [s for s in named if not wanted or set(wanted) & set(s.groups)]
     if not found:
-        raise ConfigError(f"no site like {' or '.join(names)} is in group {' or '.join(wanted)}")
+        theirs = listed(sorted({g for s in named for g in s.groups}))
+        raise ConfigError(f"no site like {' or '.join(names)} is in group {' or '.join(wanted)}; such are in {theirs}")
     return found
 
 
-def _named(site: SiteFile, names: Sequence[str]) -> bool:
-    return not names or any(fnmatchcase(site.site.site, glob) for glob in names)
+def _like(site: SiteFile, globs: Sequence[str]) -> bool:
+    return any(fnmatchcase(site.site.site, glob) for glob in globs)
 
 
-def _check_name(glob: str, there: Sequence[str]) -> None:
-    if not any(fnmatchcase(name, glob) for name in there):
-        plain = glob.replace("*", "").replace("?", "")
-        cure = nearest(plain, there) or f"; `pipeline sites` lists the {len(there):,} that there are"
-        raise ConfigError(f"--site {glob}: no site has such a name{cure}")
+def _no_such_name(glob: str, there: Sequence[str]) -> ConfigError:
+    cure = nearest(glob.strip("*?"), there) or f": there are {listed(there)}"
+    return ConfigError(f"--site {glob}: no site has such a name{cure}")
 
 
 def _check_group(group: str, groups: Collection[str], sites: Sequence[SiteFile]) -> None:
     if group not in groups:
-        cure = nearest(group, groups) or f"; there are {', '.join(groups) or 'none'}"
-        raise ConfigError(f"--group {group}: there is no such group{cure}")
+        raise ConfigError(
+            f"--group {group}: there is no such group{nearest(group, groups) or f': there are {listed(groups)}'}"
+        )
     if not any(group in s.groups for s in sites):
         raise ConfigError(f"--group {group}: no site is in this group: add  groups = [{group!r}]  to a site's file")

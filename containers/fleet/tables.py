@@ -9,6 +9,7 @@ from typing import Any
 
 Table = dict[str, Any]
 PLACEHOLDER = "{site}"
+LISTED_MAX = 10
 _PLACEHOLDERS = re.compile(r"\{\w+\}")
 
 
@@ -47,17 +48,30 @@ def sets(table: Mapping[str, Any], field: str) -> bool:
     return field in table or (bool(rest) and isinstance(within, dict) and sets(within, rest))
 
 
-def drop(table: Table, field: str) -> bool:
-    """Take a field out of a table; False if it is not there."""
-    head, _, rest = field.partition(".")
+def drop(table: Table, field: str) -> None:
+    """Take a field, which is there, out of a table."""
     if field in table:
         del table[field]
-        return True
-    within = table.get(head)
-    return bool(rest) and isinstance(within, dict) and drop(within, rest)
+    else:
+        head, _, rest = field.partition(".")
+        drop(table[head], rest)
+
+
+def put(table: Table, field: str, value: object) -> None:
+    """Set a field, given by its dotted path, whose table is there."""
+    *within, name = field.split(".")
+    for part in within:
+        table = table[part]
+    table[name] = value
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """': did you mean …?' for a name that is not known; empty if none is near."""
     near = difflib.get_close_matches(name, sorted(known), 1, 0.6)
     return f": did you mean {near[0]!r}?" if near else ""
+
+
+def listed(names: Iterable[str]) -> str:
+    """'a, b and 7 more'; 'none' of none."""
+    first, rest = (all_ := list(names))[:LISTED_MAX], len(all_) - LISTED_MAX
+    return (", ".join(first) or "none") + (f" and {rest:,} more" if rest > 0 else "")
