@@ -119,8 +119,8 @@ class Reader:
         self._check_placeholders(layer)
         groups = self._groups(layer)
         name = layer.table.get("site", path.stem)
-        table = filled({"site": name} | merged(self._base(groups), layer.table), str(name))
-        site, wrong = structure(table, Member)
+        table = merged(self._base(groups), layer.table) | {"site": name}
+        site, wrong = structure(filled(table, _usable(name)), Member)
         for setting, check in checks(site):
             try:
                 check()
@@ -129,7 +129,7 @@ class Reader:
         layers = (layer, *(self.groups[g] for g in reversed(groups)), self.defaults)
         for setting, message in wrong.items():
             self._add_of_site(layers, setting, message)
-        if (other := self.first.setdefault(site.site, path)) is not path:
+        if site.site and (other := self.first.setdefault(site.site, path)) is not path:
             self._add(layer.place("site" * ("site" in layer.table)), "site", _twice(site.site, other))
         return SiteFile(path, site, self.path.parent, groups)
 
@@ -193,6 +193,14 @@ def structure(table: Table, into: type[Site]) -> tuple[Site, dict[str, str]]:
                 put(table, name, "")
             else:
                 drop(table, name)
+
+
+def _usable(name: object) -> str:
+    """The name to fill in: if it is wrong, one that makes nothing else wrong."""
+    try:
+        return valid_name("site", str(name))
+    except SitestreamError:
+        return "site"
 
 
 def _twice(name: str, other: Path) -> str:
