@@ -166,6 +166,17 @@ def test_two_sites_of_one_name_are_refused_even_if_one_is_wrong_otherwise(tmp_pa
     assert twice.endswith("give one another name")
 
 
+def test_names_that_are_no_text_are_not_taken_for_one_name(tmp_path: Path) -> None:
+    found = problems(write_fleet(tmp_path, a="site = 1", b="site = 2"))
+    assert [p.partition(":")[0] for p in found] == ["sites/a.toml", "sites/b.toml"]
+
+
+def test_a_mistake_is_told_of_the_layer_that_wins(tmp_path: Path) -> None:
+    fleet = FLEET + "[groups.one]\nstore = 'x'\n[groups.two]\nstore = 'y'\n"
+    (found,) = problems(write_fleet(tmp_path, fleet, a="groups = ['one', 'two']"))
+    assert found.startswith("fleet.toml:15: store = 'y': write 's3://")
+
+
 def test_all_mistakes_of_all_sites_are_found_at_once_and_the_first_are_shown(tmp_path: Path) -> None:
     two = "partitons = 3\nstore = 'nowhere'\n"
     write_fleet(tmp_path, **{f"s{n:02}": two for n in range(15)})
