@@ -117,13 +117,14 @@ def take(me: Claim, over: str = "") -> Talk[Lock]:
     seen = yield None
     if others := seen.valid(me.token, over):
         return others[-1]
-    number = seen.newest.number + 1 if seen.newest else 1
-    mine = me.lock(number, seen.now_s, seen.now_s)
+    mine = me.lock(seen.newest.number + 1 if seen.newest else 1, seen.now_s, seen.now_s)
     after = yield Make(mine)
-    if others := after.valid(me.token, over):  # made since we looked; also by one who knows of no higher number
-        yield from _withdraw(me, number, after)
-        return others[-1]
-    return (yield from _settle(me, number, after)) or mine
+    others = after.valid(me.token, over)  # made since we looked; after a `destroy` even below ours
+    if others or after.newest != mine:
+        yield from _withdraw(mine, after)
+        return (others or after.locks or (Lock(mine.number),))[-1]
+    yield from _tidy(mine, after)
+    return mine
 
 
 def keep(me: Claim, least_s: float) -> Talk[Lock | None]:
@@ -132,8 +133,13 @@ def keep(me: Claim, least_s: float) -> Talk[Lock | None]:
     have = seen.newest
     if have is None or have.token != me.token or have.left_s(seen.now_s) - 1 >= least_s:  # the time is in whole seconds
         return have
-    after = yield Make(me.lock(have.number + 1, seen.now_s, have.since_s))
-    return (yield from _settle(me, have.number + 1, after))
+    mine = me.lock(have.number + 1, seen.now_s, have.since_s)
+    after = yield Make(mine)
+    if after.newest == mine and have in after.locks:  # if it has gone, another had the lock, and destroyed the site
+        yield from _tidy(mine, after)
+        return mine
+    yield from _withdraw(mine, after)
+    return after.newest if after.newest != mine else None
 
 
 def release(me: Claim, *, last: bool = False) -> Talk[None]:
@@ -149,19 +155,14 @@ def release(me: Claim, *, last: bool = False) -> Talk[None]:
     yield Drop(tuple(lock.number for lock in seen.locks))
 
 
-def _settle(me: Claim, number: int, seen: Seen) -> Talk[Lock | None]:
-    """After we made a number: remove those below, or, if we came too late, ours."""
-    if seen.newest is None or seen.newest.token != me.token:
-        yield from _withdraw(me, number, seen)
-        return seen.newest
-    if below := tuple(lock.number for lock in seen.locks if lock.number < number):
+def _tidy(mine: Lock, seen: Seen) -> Talk[None]:
+    if below := tuple(lock.number for lock in seen.locks if lock.number < mine.number):
         yield Drop(below)
-    return seen.newest
 
 
-def _withdraw(me: Claim, number: int, seen: Seen) -> Talk[None]:
-    if any(lock.number == number and lock.token == me.token for lock in seen.locks):
-        yield Drop((number,))
+def _withdraw(mine: Lock, seen: Seen) -> Talk[None]:
+    if mine in seen.locks:
+        yield Drop((mine.number,))
 
 
 def commands(site: str, step: Step) -> list[Command]:

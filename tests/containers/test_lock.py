@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import subprocess
 import sys
@@ -94,29 +95,28 @@ def deployer(world: World, me: Claim, *, last: bool) -> Generator[None, None, No
     yield from talk(world, lock.release(me, last=last))
 
 
-EVENTS = st.tuples(
-    st.integers(0, 2),
-    st.sampled_from(["go"] * 12 + ["crash"]),
-    st.sampled_from([0.0] * 12 + [0.4, 1.0, 9.5, 25.0, 61.0]),
-)
-
-
-@settings(max_examples=400, deadline=None)
-@given(events=st.lists(EVENTS, max_size=250), last=st.lists(st.booleans(), min_size=3, max_size=3))
+@settings(max_examples=300, deadline=None)
+@given(seed=st.integers(0, 2**32), stalls=st.sampled_from([0.02, 0.1, 0.3]), destroys=st.sampled_from([0.0, 0.5]))
 def test_one_at_a_time_whoever_is_slow_or_crashes_and_the_next_always_gets_it(
-    events: list[tuple[int, str, float]], last: list[bool]
+    seed: int, stalls: float, destroys: float
 ) -> None:
-    world, born = World(), 0
+    """Each turn one of three does its next few calls; between turns time passes, so that somebody is stalled for so long."""
+    chance, world, born = random.Random(seed), World(), 0
     actors: dict[int, Generator[None, None, None]] = {}
-    for who, what, wait_s in events:
-        if what == "crash":
-            actors.pop(who, None)
+    for _ in range(150):
+        who = chance.randrange(3)
+        if chance.random() < 0.03:
+            actors.pop(who, None)  # crashed
         if who not in actors:
             born += 1
-            actors[who] = deployer(world, Claim(f"{who}:{born}", f"d{who}", "deployed"), last=last[who])
-        if next(actors[who], "ended") == "ended":
-            del actors[who]
-        world.now_s += wait_s
+            claim = Claim(f"{who}:{born}", f"d{who}", "deployed")
+            actors[who] = deployer(world, claim, last=chance.random() < destroys)
+        for _ in range(chance.choice([1, 1, 2, 4, 12])):
+            if next(actors[who], "ended") == "ended":
+                del actors[who]
+                break
+        if chance.random() < stalls:
+            world.now_s += chance.choice([0.4, 1.0, 9.5, 25.0, 50.5, 61.0])
     turns = [token for i, token in enumerate(world.done) if i == 0 or world.done[i - 1] != token]
     assert len(turns) == len(set(turns)), f"somebody acted, another did, and the first again: {turns}"
     world.now_s += lock.LEASE_S + 2
