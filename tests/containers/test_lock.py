@@ -173,6 +173,36 @@ def test_an_own_lock_that_expired_is_renewed_if_nobody_took_it() -> None:
     assert (now.token, now.left_s(world.now_s)) == ("me", 60.0)
 
 
+def test_one_who_comes_late_after_a_destroy_leaves_it_to_the_present_owner() -> None:
+    """The late one knows a high number from before, and the present owner began anew with 1."""
+    world = World(volumes={})
+    alone(world, lock.take(ME))
+    alone(world, lock.release(ME))
+    late = lock.take(Claim("late", "l", "deployed"))
+    next(late)
+    make = late.send(world.look())
+    world.volumes.clear()
+    alone(world, lock.take(OTHER))
+    for command in lock.commands(SITE, make):
+        world.run(command)
+    withdraw = late.send(world.look())
+    assert withdraw == lock.Drop((3,))
+    with pytest.raises(StopIteration) as end:
+        late.send(world.look())
+    assert end.value.value.token == "other"
+
+
+@pytest.mark.parametrize(("later_s", "number"), [(49.9, 1), (50.0, 2)])
+def test_it_is_renewed_before_a_command_that_might_outlast_it(later_s: float, number: int) -> None:
+    """The time seen is in whole seconds: 10 s are left for sure only if 11 s seem to be."""
+    world = World()
+    alone(world, lock.take(ME))
+    world.now_s += later_s
+    now = alone(world, lock.keep(ME, ME.margin_s))
+    assert now is not None
+    assert now.number == number
+
+
 def test_an_owner_that_is_known_to_have_gone_is_not_waited_for() -> None:
     world = World()
     alone(world, lock.take(OTHER))
