@@ -155,3 +155,12 @@ class Duration(click.ParamType):
             return duration_s(str(value))
         except ConfigError as e:
             self.fail(str(e), param, ctx)
+
+
+lock_timeout = click.option(
+    "--lock-timeout",
+    type=Duration(),
+    default="0s",
+    show_default=True,
+    help="Wait so long while somebody else changes the site.",
+)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import click
 
 from containers import rollout, show_plan
-from containers.cli_shared import INTERRUPTED, Context, Duration, shared
+from containers.cli_shared import INTERRUPTED, Context, Duration, lock_timeout, shared
 from containers.console import table
 from containers.deploy import Operator
 from containers.engine import Engine
@@ -78,10 +78,11 @@ def plan(context: Context, detailed_exitcode: bool) -> int:
 @click.option(
     "--health-timeout", type=Duration(), default="120s", show_default=True, help="For each service to become healthy."
 )
+@lock_timeout
 @click.option("--no-rollback", is_flag=True, help="Leave a version that failed as it is, to look at it.")
 @shared
 @click.pass_obj
-def deploy(context: Context, health_timeout: float, no_rollback: bool) -> int:
+def deploy(context: Context, health_timeout: float, lock_timeout: float, no_rollback: bool) -> int:
     """Bring a site to what its pipeline file and site file say.
 
     Builds and ships while everything runs, then replaces the services that changed one by one, each behind its health check. If
@@ -91,10 +92,12 @@ def deploy(context: Context, health_timeout: float, no_rollback: bool) -> int:
     Examples:
       pipeline deploy --site hall1.toml
       pipeline deploy --site hall1.toml --health-timeout 5m
+      pipeline deploy --site hall1.toml --lock-timeout 2m    wait for a colleague's deploy to end
     """
     with _operator(context) as operator:
         pipeline = _plan_of(operator)
-        with context.console.working(f"deploying {pipeline.pipeline} to {operator.name}"), operator.alone():
+        working = context.console.working(f"deploying {pipeline.pipeline} to {operator.name}")
+        with working, operator.alone("deployed", wait_s=lock_timeout):
             todo = operator.deploy(pipeline, timeout_s=health_timeout, roll_back=not no_rollback)
             code = _carry_out(context, operator, todo)
             if code == 0:
@@ -107,9 +110,10 @@ def deploy(context: Context, health_timeout: float, no_rollback: bool) -> int:
 @click.option(
     "--health-timeout", type=Duration(), default="120s", show_default=True, help="For each service to become healthy."
 )
+@lock_timeout
 @shared
 @click.pass_obj
-def rollback(context: Context, revision: int | None, health_timeout: float) -> int:
+def rollback(context: Context, revision: int | None, health_timeout: float, lock_timeout: float) -> int:
     """Go back to an earlier revision: the one before the present, or REVISION.
 
     Its containers, images, settings and secrets are still on the engine, so nothing is built or shipped.
@@ -119,8 +123,10 @@ def rollback(context: Context, revision: int | None, health_timeout: float) -> i
       pipeline rollback --site hall1.toml
       pipeline rollback 7 --site hall1.toml
     """
-    with _operator(context) as operator, context.console.working(f"rolling {operator.name} back"), operator.alone():
-        return _carry_out(context, operator, operator.roll_back(revision, timeout_s=health_timeout))
+    with _operator(context) as operator:
+        working = context.console.working(f"rolling {operator.name} back")
+        with working, operator.alone("rolled back", wait_s=lock_timeout):
+            return _carry_out(context, operator, operator.roll_back(revision, timeout_s=health_timeout))
 
 
 def _carry_out(context: Context, operator: Operator, todo: Rollout | None) -> int:
@@ -202,9 +208,10 @@ def _follow(engine: Engine, chosen: list[Container], lines: int, width: int) -> 
     "--keep-data", is_flag=True, help="Leave the volumes with what services keep, such as files not yet uploaded."
 )
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@lock_timeout
 @shared
 @click.pass_obj
-def destroy(context: Context, keep_data: bool, yes: bool) -> None:
+def destroy(context: Context, keep_data: bool, yes: bool, lock_timeout: float) -> None:
     """Remove a site from its engine: containers, networks, images, settings, and its data.
 
     Kafka's topics and the object store are not touched.
@@ -220,7 +227,7 @@ def destroy(context: Context, keep_data: bool, yes: bool) -> None:
             click.confirm(
                 f"Remove all of site {operator.name} {what} from {operator.engine.url}?", abort=True, err=True
             )
-        with operator.alone():
+        with operator.alone("destroyed", wait_s=lock_timeout, last=True):
             operator.destroy(keep_data=keep_data)
         context.console.data(
             f"{operator.name}: destroyed", {"site": operator.name, "result": "destroyed", "data_kept": keep_data}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,14 +21,14 @@ from containers.commands import (
 )
 from containers.desired import Desired, desired, layer_store, network, work_for
 from containers.engine import Engine
-from containers.fetch import cache_dir
+from containers.hold import held
 from containers.images import Base
 from containers.profiles import INTERNAL
 from containers.rollout import Actual, Change, Record, Swap
 from containers.site import GATEWAY, SiteFile
 from containers.walk import Report, Rollout
 from pipelines.clock import Clock, SystemClock
-from pipelines.errors import ConfigError, Unavailable
+from pipelines.errors import ConfigError
 from pipelines.plan import Plan
 
 
@@ -66,21 +65,12 @@ class Operator:
         return self.site.site.site
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """While this user changes the site from this machine, no other process of theirs does; `Unavailable` if one does.
+    def alone(self, purpose: str = "changed", *, wait_s: float = 0.0, last: bool = False) -> Iterator[None]:
+        """While it lasts nobody else changes the site, whatever machine they work from: the lock is on its engine.
 
-        The lock goes with the process, however that ends. Two machines that deploy to one site at the same time are not kept
-        apart.
+        `Unavailable` says who does, if that is not over within `wait_s`. See `hold.held`.
         """
-        folder = cache_dir() / "deploying"
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"{self.name}.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as e:
-                raise Unavailable(
-                    f"site {self.name} is being changed by another process of this machine: wait for it"
-                ) from e
+        with held(self.engine, self.name, purpose, self.report, wait_s=wait_s, last=last, clock=self.clock):
             yield
 
     def plan(self, plan: Plan) -> Deployment:
@@ -139,7 +129,11 @@ class Operator:
             self.report(f"removing {container.name}")
             self.engine.run(StopContainer(container.name))
             self.engine.run(RemoveContainer(container.name))
-        for command in [*self.engine.labelled(self.name), *self.engine.unused_images()]:
+        locks = names.lock(self.name, "")  # ours among them: it goes last
+        todo = [
+            c for c in self.engine.labelled(self.name) if not (isinstance(c, RemoveVolume) and c.name.startswith(locks))
+        ]
+        for command in [*todo, *self.engine.unused_images()]:
             if not (keep_data and isinstance(command, RemoveVolume) and command.name.endswith(names.DATA_SUFFIX)):
                 self.engine.run(command)
 
@@ -147,6 +141,7 @@ class Operator:
         return bus.identity_files(self.site, [p.service for p in work_for(plan)], self.clock, renew=renew)
 
     def _grant(self, plan: Plan, *, revoke: bool = False) -> None:
+        self.engine.fence()
         added, removed = bus.grant(self.site, plan, [p.service for p in work_for(plan)], self.clock, revoke=revoke)
         if added:
             self.report(f"Kafka: {added} rights granted")

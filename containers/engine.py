@@ -7,6 +7,7 @@ import io
 import json
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from email.utils import parsedate_to_datetime
 from functools import singledispatchmethod
 from pathlib import Path
 from typing import Any, NoReturn
@@ -52,6 +53,7 @@ class Engine:
                 use_ssh_client=url.startswith("ssh:"),
             )
         self._api: Any = self._docker.api  # the calls that mirror the Engine API, many of them untyped
+        self.fence: Callable[[], None] = lambda: None  # raises if the site may not be changed any more; see `hold`
 
     def close(self) -> None:
         """Close the connection."""
@@ -129,6 +131,16 @@ class Engine:
                     f"the engine has no network {network}: create it, or take its name out of [networks]"
                 ) from e
         return next((s["Gateway"] for s in subnets or [] if s.get("Gateway")), "")
+
+    def volumes(self, prefix: str) -> tuple[float, dict[str, dict[str, str]]]:
+        """The engine's own time, in whole seconds since the epoch, and labels of all volumes whose names begin so."""
+        url = f"{self._api.base_url}/v{self._api.api_version}/volumes"
+        with self._explained("list volumes"):
+            answer = self._api.get(url, params={"filters": json.dumps({"name": [prefix]})}, timeout=CALL_TIMEOUT_S)
+            answer.raise_for_status()
+        found = {v["Name"]: v["Labels"] or {} for v in answer.json()["Volumes"] or []}
+        now = parsedate_to_datetime(answer.headers["Date"]).timestamp()
+        return now, {name: labels for name, labels in found.items() if name.startswith(prefix)}
 
     def labelled(self, site: str) -> Iterator[c.Command]:
         """Commands that remove every network and volume of a site, the volumes with data last."""
@@ -243,8 +255,10 @@ class Engine:
 
     # doing
 
-    def run(self, command: c.Command) -> None:
-        """Execute one command."""
+    def run(self, command: c.Command, *, fenced: bool = True) -> None:
+        """Execute one command, if the site is still ours to change (or the command is not `fenced`: it changes no service)."""
+        if fenced:
+            self.fence()
         with self._explained(str(command)):
             self._run(command)
 

@@ -13,6 +13,7 @@ import pytest
 from docker.models.containers import Container
 
 from containers.embedded import EmbeddedKafka
+from containers.hold import operator_name
 from tests.bed.engine import Engine
 from tests.bed.mosquitto import Mosquitto
 from tests.bed.s3 import S3
@@ -213,7 +214,11 @@ def test_a_version_that_never_gets_healthy_is_rolled_back_and_nobody_else_may_de
     with plant.started("deploy", "--health-timeout", "2s") as first:
         _wait_for_line(first, "sitestream/process")
         code, err = plant.deploy()
-        assert (code, "is being changed by another process of this machine: wait for it" in err) == (1, True)
+        assert (code, f"site {plant.name} is being deployed by {operator_name()} (process {first.pid})" in err) == (
+            1,
+            True,
+        )
+        assert "wait for it with --lock-timeout 2m" in err
         _wait_for_line(first, "process was not healthy within 2 s")
         assert first.wait(60) == 3
     after = plant.ids()
