@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -145,6 +146,8 @@ def _write_new(root: Path, header: Header) -> Journal:
     try:
         new.rename(root / header.id)
     except OSError as e:
+        file.close()
+        shutil.rmtree(new)
         raise Unavailable(f"rollout {header.id} was begun by another process at the same moment: try again") from e
     _sync_folder(root)
     return Journal(root / header.id / FILE, header, Schedule(header.policy, header.sites), file)
