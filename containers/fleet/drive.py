@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TypeAlias
 
 from containers.fleet.events import Finished, Outcome, Restarted, Started, Tick
 from containers.fleet.journal import Journal
@@ -22,16 +22,13 @@ POLL_S_MAX = 0.5  # so soon wishes from other terminals are taken up
 INTERRUPTED = 130
 
 
-class Attempt(Protocol):
-    """Brings one site up to date. Called from several threads, for different sites.
+Attempt: TypeAlias = Callable[[str, Callable[[str], None]], Outcome]
+"""Brings one site up to date: takes its name and what is to be told each phase, in a few words.
 
-    It must be safe to repeat: a crash of this process leaves attempts half done. What it raises counts, too: `Unavailable` as
-    offline (it will be tried again), another error of ours as failed (the site runs what it ran before), anything else as broken.
-    """
-
-    def __call__(self, site: str, report: Callable[[str], None]) -> Outcome:
-        """Bring `site` up to date; `report` is told each phase in a few words."""
-        ...
+It is called from several threads, for different sites, and must be safe to repeat: a crash of this process leaves attempts half
+done. What it raises counts, too: `Unavailable` as offline (it will be tried again), another error of ours as failed (the site runs
+what it ran before), anything else as broken.
+"""
 
 
 @dataclass
@@ -46,7 +43,7 @@ class Driver:
     _inbox: queue.SimpleQueue[tuple[str, Outcome | str]] = field(default_factory=queue.SimpleQueue)
     _interrupted: bool = False
     _told: bool = False
-    _alone_since_s: float = math.inf  # since only sites that are offline are left
+    _alone_since_s: float = math.inf  # when for the first time only sites that are offline were left
 
     def __post_init__(self) -> None:
         """Time goes on from the newest event, and never back, whatever is done to the machine's clock."""
@@ -129,9 +126,10 @@ class Driver:
     def _time_to_leave(self, decision: Start | Wait | Complete) -> bool:
         if isinstance(decision, Complete) or (self._interrupted and not self.schedule.counts["working"]):
             return True
-        now_s = self.clock.monotonic_s()
-        self._alone_since_s = min(self._alone_since_s, now_s) if self.schedule.only_pending else math.inf
-        return now_s - self._alone_since_s >= self.wait_s
+        if not self.schedule.only_pending:
+            return False
+        self._alone_since_s = min(self._alone_since_s, self._now_s())
+        return self._now_s() - self._alone_since_s >= self.wait_s
 
     def _now_s(self) -> float:
         return self._zero_s + self.clock.monotonic_s()
