@@ -26,8 +26,8 @@ Attempt: TypeAlias = Callable[[str, Callable[[str], None]], Outcome]
 """Brings one site up to date: takes its name and what is to be told each phase, in a few words.
 
 It is called from several threads, for different sites, and must be safe to repeat: a crash of this process leaves attempts half
-done. What it raises counts, too: `Unavailable` as offline (it will be tried again), another error of ours as failed (the site runs
-what it ran before), anything else as broken.
+done. What it raises counts, too: `Unavailable` as offline (it will be tried again), another error of ours as failed (the site
+runs what it ran before), anything else as broken.
 """
 
 
