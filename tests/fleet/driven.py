@@ -15,7 +15,7 @@ from containers.fleet.drive import Driver
 from containers.fleet.events import Outcome
 from containers.fleet.policy import Policy
 from containers.fleet.view import Watcher
-from tests.fleet.kit import create
+from tests.fleet.rollouts import create
 
 fleet, n = Path(sys.argv[1]), int(sys.argv[2])
 

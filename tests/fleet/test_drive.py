@@ -23,7 +23,7 @@ from containers.fleet.schedule import Schedule
 from containers.fleet.view import Watcher
 from pipelines.clock import ManualClock
 from pipelines.errors import ConfigError, Unavailable
-from tests.fleet.kit import T0_NS, close_all, create
+from tests.fleet.rollouts import T0_NS, close_all, create
 
 QUICK = Policy(retry_s_min=0.05, retry_s_max=0.05)
 

@@ -20,7 +20,7 @@ from containers.fleet.journal import FILE, FOLDER, Journal
 from containers.fleet.policy import Policy
 from pipelines.clock import ManualClock
 from pipelines.errors import ConfigError, StateError, Unavailable
-from tests.fleet.kit import T0_NS, close_all, create
+from tests.fleet.rollouts import T0_NS, close_all, create
 
 S = T0_NS / 1e9
 
@@ -227,7 +227,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from containers.fleet.events import Finished, Outcome, Started
-from tests.fleet.kit import create
+from tests.fleet.rollouts import create
 made = create(Path(sys.argv[1]), " ".join(f"s{i}" for i in range(5000)))
 print(made.header.id, flush=True)
 for i in range(5000):
