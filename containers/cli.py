@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import click
 
-from containers import cli_backfill, cli_certs, cli_kubernetes, cli_pipeline, cli_site
+from containers import cli_backfill, cli_certs, cli_fleet, cli_kubernetes, cli_pipeline, cli_site
 from containers.cli_shared import Root, shared
 from containers.packages import own_version
 
@@ -23,18 +23,24 @@ def main() -> None:
       pipeline plan   --site hall1.toml
       pipeline deploy --site hall1.toml
       pipeline status --site hall1.toml
+
+    \b
+    Many sites, from a fleet folder (docs/fleet.md):
+      pipeline sites
+      pipeline status --site 'plant-*' --group eu
     """
 
 
 for command in (
     cli_pipeline.check,
+    cli_fleet.sites,
     cli_pipeline.graph,
     cli_backfill.backfill,
     cli_site.build,
     cli_site.plan,
     cli_site.deploy,
     cli_site.rollback,
-    cli_site.status,
+    cli_fleet.status,
     cli_site.logs,
     cli_site.destroy,
     cli_pipeline.device,

@@ -11,7 +11,7 @@ import click
 
 from containers import rollout, show_plan
 from containers.cli_shared import INTERRUPTED, Context, Duration, shared
-from containers.console import coloured, table
+from containers.console import table
 from containers.deploy import Operator
 from containers.engine import Engine
 from containers.rollout import Container
@@ -27,7 +27,7 @@ CHANGES = 2
 @contextmanager
 def _operator(context: Context) -> Iterator[Operator]:
     site = context.site()
-    engine = Engine(site.site.engine, site.site.engine_tls, site.path.parent)
+    engine = Engine(site.site.engine, site.site.engine_tls, site.folder)
     try:
         yield Operator(site, engine, context.console)
     finally:
@@ -139,54 +139,6 @@ def _carry_out(context: Context, operator: Operator, todo: Rollout | None) -> in
     text = f"{name}: {state}, revision {revision}" + (f" ({', '.join(swapped)})" if swapped else "")
     context.console.data(text, {"site": name, "result": state, "revision": revision, "services": swapped})
     return INTERRUPTED if todo.interrupted else rollout.EXIT_CODES[state]
-
-
-@click.command()
-@shared
-@click.pass_obj
-def status(context: Context) -> None:
-    """Show the services of a site.
-
-    \b
-    Examples:
-      pipeline status --site hall1.toml
-      pipeline status --site hall1.toml -o json | jq '.services[].health'
-    """
-    with _operator(context) as operator:
-        actual = operator.engine.actual(operator.name)
-        name = operator.name
-    now = list(actual.current.values())
-    lines = [f"site {name}, revision {actual.revision}" if now else f"site {name}: nothing is deployed"]
-    if now:
-        head = ["SERVICE", "STATE", "HEALTH", "RESTARTS", "SINCE", "IMAGE", "METRICS"]
-        lines += ["", table(head, [_row(c) for c in now])]
-    broken_off = bool(rollout.repair(actual))
-    if broken_off:
-        lines += ["", "A deploy was broken off, or somebody stopped a container: deploy again to mend it."]
-    value = {"site": name, "revision": actual.revision, "services": [_facts(c) for c in now], "broken_off": broken_off}
-    context.console.data("\n".join(lines), value)
-
-
-def _row(c: Container) -> list[str]:
-    health = coloured(c.health, "green" if c.health == "healthy" else "red" if c.health == "unhealthy" else "yellow")
-    state = c.state if c.state == "running" else coloured(c.state, "red")
-    return [
-        c.service,
-        state,
-        health if c.state == "running" else "-",
-        str(c.restarts),
-        c.started_at[:19] + "Z",
-        c.image,
-        c.address or "-",
-    ]
-
-
-def _facts(c: Container) -> dict[str, object]:
-    return {
-        "service": c.service, "state": c.state, "health": c.health, "restarts": c.restarts, "since": c.started_at,
-        "image": c.image, "revision": c.revision, "pipeline": c.pipeline, "container": c.name, "id": c.id,
-        "metrics": f"http://{c.address}/metrics" if c.address else None,
-    }  # fmt: skip
 
 
 @click.command()

@@ -172,11 +172,16 @@ def check(site: SiteFile, plan: Plan) -> None:
 
     Looks at no secret and no engine.
     """
+    dimensions.load(plan, dimensions.folder_of(site.pipeline))
+    check_given(site, plan)
+
+
+def check_given(site: SiteFile, plan: Plan) -> None:
+    """`ConfigError` if the pipeline needs something that the site file does not give. Reads nothing."""
     if any(plan.sinks_of("parquet")) and not site.site.store:
         raise ConfigError(
             f"{site.path}: the pipeline writes Parquet tables and there is no `store`: add store = 's3://bucket/folder'"
         )
-    dimensions.load(plan, dimensions.folder_of(site.pipeline))
     for profile in work_for(plan):
         given = getattr(site.site.services, profile.service).secrets
         for secret, whose in _secrets_needed(site, plan, profile.service).items():

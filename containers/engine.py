@@ -38,12 +38,12 @@ class Engine:
 
     def __init__(self, url: str, tls: EngineTls | None = None, folder: Path = Path()) -> None:
         self.url = url
-        config = tls and docker.tls.TLSConfig(
-            client_cert=(str(folder / tls.cert), str(folder / tls.key)), ca_cert=str(folder / tls.ca), verify=True
-        )
         if url.startswith("unix://"):
             _knock(url)
         with self._explained("connect"):
+            config = tls and docker.tls.TLSConfig(
+                client_cert=(str(folder / tls.cert), str(folder / tls.key)), ca_cert=str(folder / tls.ca), verify=True
+            )
             self._docker = docker.DockerClient(
                 base_url=url,
                 version="auto",
