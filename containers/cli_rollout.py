@@ -104,13 +104,13 @@ def policy_options(command: F) -> F:
 
 
 def begin(
-    context: Context, fleet: Path, attempt_of: AttemptOf, *, release: str, sites: Sequence[str], policy: Policy,
+    context: Context, attempt_of: AttemptOf, *, release: str, sites: Sequence[str], policy: Policy,
     wait_s: float, note: str = "", options: dict[str, str] | None = None, clock: Clock | None = None,
 ) -> int:  # fmt: skip
-    """Roll a release out to sites of a fleet; the exit code. `options`: what `attempt_of` must know if it is taken up again."""
+    """Roll a release out to sites; the exit code. `options`: what `attempt_of` must know if it is taken up again."""
     clock = clock or SystemClock()
     made = journal.create(
-        fleet, clock, who=_who(), release=release, policy=policy, sites=sites, note=note, options=options
+        folder(context), clock, who=_who(), release=release, policy=policy, sites=sites, note=note, options=options
     )
     with closing(made), attempt_of(context, made.header) as attempt:
         return _carry_out(context, made, attempt, wait_s, clock)
@@ -130,13 +130,9 @@ def _carry_out(context: Context, of: Journal, attempt: Attempt, wait_s: float, c
     return code
 
 
-def of_fleet(command: F) -> F:
-    """Gives a command the folder of the fleet, and of the options that all have those that it needs."""
-    where = click.Path(path_type=Path, file_okay=False)
-    option = click.option(
-        "--fleet", type=where, default=".", show_default=True, metavar="DIR", help="Folder of the fleet."
-    )
-    return shared(option(command))
+def folder(context: Context) -> Path:
+    """Where rollouts are on record: the fleet folder; this folder, if sites stand alone."""
+    return context.fleet_folder() or Path()
 
 
 def group(attempt_of: AttemptOf) -> click.Group:
@@ -145,9 +141,9 @@ def group(attempt_of: AttemptOf) -> click.Group:
     @click.command()
     @click.argument("name", metavar="[ID]", required=False)
     @waiting
-    @of_fleet
+    @shared
     @click.pass_obj
-    def resume(context: Context, name: str | None, fleet: Path, wait_s: float) -> int:
+    def resume(context: Context, name: str | None, wait_s: float) -> int:
         """Take up a rollout that was paused, interrupted, or has sites left that were offline.
 
         If another terminal is carrying it out, it is told to go on; else this one does.
@@ -157,7 +153,7 @@ def group(attempt_of: AttemptOf) -> click.Group:
           pipeline rollout resume
           pipeline rollout resume 20260301T101502Z-3f2a --wait 8h
         """
-        return _resume(context, attempt_of, fleet, name, wait_s)
+        return _resume(context, attempt_of, name, wait_s)
 
     made = click.Group("rollout", help=_HELP)
     for command in (status, pause, resume, abort):
@@ -175,13 +171,13 @@ Examples:
 """
 
 
-def _resume(context: Context, attempt_of: AttemptOf, fleet: Path, name: str | None, wait_s: float) -> int:
-    clock = SystemClock()
+def _resume(context: Context, attempt_of: AttemptOf, name: str | None, wait_s: float) -> int:
+    clock, fleet = SystemClock(), folder(context)
     name = journal.find(fleet, name)
     resumed = Resumed(clock.now_ns() / 1e9, _who())
     record = _still_open(fleet, name)
     if record.driven:
-        return _told(context, fleet, name, resumed, "goes on in the terminal that carries it out")
+        return _told(context, name, resumed, "goes on in the terminal that carries it out")
     with closing(journal.reopen(fleet, name)) as taken, attempt_of(context, taken.header) as attempt:
         if taken.schedule.status == "paused":
             taken.record(resumed)
@@ -190,9 +186,9 @@ def _resume(context: Context, attempt_of: AttemptOf, fleet: Path, name: str | No
 
 @click.command()
 @click.argument("name", metavar="[ID]", required=False)
-@of_fleet
+@shared
 @click.pass_obj
-def status(context: Context, name: str | None, fleet: Path) -> None:
+def status(context: Context, name: str | None) -> None:
     """Show how the newest rollout stands, or the one with this ID.
 
     \b
@@ -200,6 +196,7 @@ def status(context: Context, name: str | None, fleet: Path) -> None:
       pipeline rollout status
       pipeline rollout status -o json | jq '.sites[] | select(.state == "failed")'
     """
+    fleet = folder(context)
     name = journal.find(fleet, name)
     record = journal.read(fleet, name)
     word, header = journal.standing(record), record.header
@@ -218,24 +215,23 @@ def status(context: Context, name: str | None, fleet: Path) -> None:
 
 @click.command()
 @click.argument("name", metavar="[ID]", required=False)
-@of_fleet
+@shared
 @click.pass_obj
-def pause(context: Context, name: str | None, fleet: Path) -> int:
+def pause(context: Context, name: str | None) -> int:
     """Start no more sites for now. Those that are worked on are finished.
 
     \b
     Example:
       pipeline rollout pause; pipeline rollout status; pipeline rollout resume
     """
-    name = journal.find(fleet, name)
-    return _told(context, fleet, name, Paused(SystemClock().now_ns() / 1e9, _who()), "paused")
+    return _told(context, name, Paused(SystemClock().now_ns() / 1e9, _who()), "paused")
 
 
 @click.command()
 @click.argument("name", metavar="[ID]", required=False)
-@of_fleet
+@shared
 @click.pass_obj
-def abort(context: Context, name: str | None, fleet: Path) -> int:
+def abort(context: Context, name: str | None) -> int:
     """Start no more sites of this rollout, ever. Those that are worked on are finished.
 
     Sites that have the new version keep it: `pipeline rollback` brings them back.
@@ -244,11 +240,12 @@ def abort(context: Context, name: str | None, fleet: Path) -> int:
     Example:
       pipeline rollout abort
     """
+    return _told(context, name, Aborted(SystemClock().now_ns() / 1e9, _who()), "aborted")
+
+
+def _told(context: Context, name: str | None, event: Wish, result: str) -> int:
+    fleet = folder(context)
     name = journal.find(fleet, name)
-    return _told(context, fleet, name, Aborted(SystemClock().now_ns() / 1e9, _who()), "aborted")
-
-
-def _told(context: Context, fleet: Path, name: str, event: Wish, result: str) -> int:
     _still_open(fleet, name)
     driven = journal.wish(fleet, name, event)
     context.console.data(f"rollout {name}: {result}", {"rollout": name, "result": result, "driven": driven})
@@ -266,9 +263,9 @@ def _still_open(fleet: Path, name: str) -> journal.Record:
 
 @click.command()
 @click.option("-n", "limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many.")
-@of_fleet
+@shared
 @click.pass_obj
-def history(context: Context, limit: int, fleet: Path) -> None:
+def history(context: Context, limit: int) -> None:
     """Show the rollouts of a fleet, newest first: who, when, what, and how it went.
 
     \b
@@ -276,6 +273,7 @@ def history(context: Context, limit: int, fleet: Path) -> None:
       pipeline history
       pipeline history -n 1 -o json
     """
+    fleet = folder(context)
     entries = journal.history(fleet, limit)
     head = ["ID", "WHEN", "WHO", "WHAT", "TOOK", "RESULT", "SITES"]
     text = table(head, [_line(e) for e in entries]) if entries else f"{fleet}: there was no rollout yet"

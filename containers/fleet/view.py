@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import click
@@ -195,12 +195,12 @@ def first(schedule: Schedule, rows_max: int) -> list[tuple[str, SiteStatus]]:
 
 def counts(schedule: Schedule) -> str:
     """'12 working, 3 failed, 985 waiting'."""
-    return count_text({state: schedule.counts[state] for state in LOOKS})
+    return count_text({str(state): n for state, n in schedule.counts.items()})
 
 
-def count_text(of: dict[State, int] | dict[str, int]) -> str:
+def count_text(of: Mapping[str, int]) -> str:
     """'3 failed, 985 done'."""
-    return ", ".join(f"{n:,} {state}" for state, n in of.items() if n)
+    return ", ".join(f"{of[state]:,} {state}" for state in LOOKS if of.get(state))
 
 
 def text(rollout: str, schedule: Schedule, word: str) -> str:
