@@ -95,7 +95,7 @@ def policy_options(command: F) -> F:
                      help="Sites that are worked on at the same time."),
         click.option("--max-failures", type=Failures(), default=str(usual.max_failures), show_default=True, metavar="N|P%",
                      help="If more sites fail, nothing more is started."),
-        click.option("--soak", "soak_s", type=Duration(), default="0s", show_default=True,
+        click.option("--wave-soak", "soak_s", type=Duration(), default="0s", show_default=True,
                      help="From the end of a wave to the next one."),
         waiting,
     ]):  # fmt: skip

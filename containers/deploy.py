@@ -23,13 +23,17 @@ from containers.desired import Desired, desired, layer_store, network, work_for
 from containers.engine import Engine
 from containers.hold import held
 from containers.images import Base
+from containers.packages import Python
 from containers.profiles import INTERNAL
 from containers.rollout import Actual, Change, Record, Swap
+from containers.saved_plan import Expected
 from containers.site import GATEWAY, SiteFile
 from containers.walk import Report, Rollout
 from pipelines.clock import Clock, SystemClock
 from pipelines.errors import ConfigError
 from pipelines.plan import Plan
+
+_PYTHONS: dict[str, Python] = {}  # by base image: the sites of a fleet mostly have the same
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Operator:
     engine: Engine
     report: Report
     clock: Clock = field(default_factory=SystemClock)
+    shipped_bytes: int = 0  # to the engine, so far
 
     @property
     def name(self) -> str:
@@ -84,12 +89,17 @@ class Operator:
         self._load(wanted)
         return wanted
 
-    def deploy(self, plan: Plan, *, timeout_s: float, roll_back: bool = True) -> Rollout | None:
+    def deploy(
+        self, plan: Plan, *, timeout_s: float, roll_back: bool = True, as_planned: Expected | None = None
+    ) -> Rollout | None:
         """The rollout that brings a plan to the site, to be `run`; None if there is nothing to do.
 
-        First mends what an earlier deploy that was broken off has left.
+        First mends what an earlier deploy that was broken off has left. `ConfigError` if it would do anything but what was
+        planned.
         """
         wanted = tuple(desired(self.site, plan, self._base(pull=True), self._identities(plan, renew=True), fetch=True))
+        if as_planned:
+            as_planned.check(self.name, Deployment(wanted, self.engine.actual(self.name)))
         self._mend()
         self._grant(plan)
         todo = Deployment(wanted, self.engine.actual(self.name))
@@ -110,12 +120,19 @@ class Operator:
         """Take from services the rights in Kafka that a plan, which runs now, does not need any more."""
         self._grant(plan, revoke=True)
 
-    def roll_back(self, revision: int | None, *, timeout_s: float) -> Rollout:
-        """The rollout that brings an earlier revision back (by default the one before the present), as a new revision."""
+    def roll_back(self, revision: int | None, *, timeout_s: float, mark: str = "") -> Rollout | None:
+        """The rollout that brings an earlier revision back (by default the one before the present), as a new revision.
+
+        None if that has been done before under the same `mark`.
+        """
         self._mend()
         actual = self.engine.actual(self.name)
+        if mark and actual.records and actual.records[-1].note.endswith(mark):
+            return None
         target = rollout.target_of(actual, revision)
-        record = Record(actual.revision + 1, target.services, self._now(), note=f"back to revision {target.revision}")
+        record = Record(
+            actual.revision + 1, target.services, self._now(), note=f"back to revision {target.revision} {mark}".strip()
+        )
         return self._rollout(record, rollout.swaps_back(actual, target), timeout_s, True, ())
 
     def prune(self) -> None:
@@ -198,7 +215,8 @@ class Operator:
         found = self.engine.base(name)
         if found is None:
             return images.unseen(name)
-        python = self.engine.python_of(name)
+        python = _PYTHONS.get(found.id) or self.engine.python_of(name)
+        _PYTHONS[found.id] = python
         python.check(name)
         return Base(found.id, python, found)
 
@@ -211,6 +229,7 @@ class Operator:
             size = sum(layer.size for layer in image.layers[len(image.layers) - n :])
             self.report(f"{image.tag}: shipping {decimal(size)}")
             self.engine.load(image, store, n)
+            self.shipped_bytes += size
 
     def _now(self) -> str:
         return datetime.fromtimestamp(self.clock.now_ns() / 1e9, UTC).isoformat(timespec="seconds")

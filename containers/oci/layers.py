@@ -11,6 +11,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
@@ -22,6 +23,7 @@ from containers.oci.image import Layer
 PIECE_BYTES = 1 << 20
 COMPRESSION_LEVEL = 6  # one fixed level: the digest depends on it
 Content = TypeVar("Content")
+_MAKING = threading.Lock()  # many sites need the same layer at the same time: one makes it
 
 
 class _Hashing(io.RawIOBase):
@@ -66,7 +68,8 @@ class LayerStore:
 
         It is whole or absent, whoever else makes it meanwhile.
         """
-        return self.find(key) or self._make(key, write)
+        with _MAKING:
+            return self.find(key) or self._make(key, write)
 
     def _make(self, key: str, write: Callable[[IO[bytes]], None]) -> Layer:
         (self.folder / "made").mkdir(parents=True, exist_ok=True)

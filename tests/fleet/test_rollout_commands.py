@@ -89,7 +89,7 @@ def test_programs_get_lines_of_json_the_last_of_which_is_the_result() -> None:
 
 
 def test_the_options_make_a_policy() -> None:
-    words = "--canary 1 --waves 5%,25%,100% --max-failures 3 --max-parallel 9 --soak 10ms"
+    words = "--canary 1 --waves 5%,25%,100% --max-failures 3 --max-parallel 9 --wave-soak 10ms"
     pipeline("deploy", *words.split())
     policy = journal.read(Path(), journal.find(Path(), None)).header.policy
     assert policy == Policy(canary=1, waves=(5, 25, 100), max_failures=Share(3), max_parallel=9, soak_s=0.01)
@@ -110,7 +110,7 @@ def test_the_options_make_a_policy() -> None:
         ("--max-failures -1", "'-1': write a number of sites, such as 3, or a percentage, such as 10%"),
         ("--max-parallel 0", "0 is not in the range 1<=x<=1000"),
         ("--canary -1", "-1 is not in the range x>=0"),
-        ("--soak long", "'long' is not a duration"),
+        ("--wave-soak long", "'long' is not a duration"),
     ],
 )
 def test_an_option_that_makes_no_sense_says_what_to_write(words: str, message: str) -> None:
