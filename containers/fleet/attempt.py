@@ -32,8 +32,8 @@ class SiteReport:
         """One line, or several of a log."""
         with self.path.open("a") as file:
             file.write(text + "\n")
-        first = text.partition("\n")[0]
-        if bad:
+        first, _, more = text.partition("\n")
+        if bad and not more:  # else it is a log
             self.trouble = self.trouble or first
         self.phase(first)
 

@@ -21,9 +21,11 @@ from packageurl import PackageURL
 from containers import packages
 from containers.fetch import cache_dir
 from containers.packages import Python
+from containers.profiles import LIB_DIRS
 from containers.rootfs import RootFS
 from containers.sbom import Part, debian_parts, image_parts, licences, python_parts, sbom
 
+AT = LIB_DIRS[0]
 PYTHON = Python((3, 11), "x86_64", "2.36")
 STATUS = """\
 Package: libc6
@@ -163,7 +165,7 @@ def test_the_list_of_licences_names_each_text(tmp_path: Path) -> None:
 
 def test_the_packages_of_a_service_keep_their_licences_when_they_are_trimmed() -> None:
     pins = packages.pins(PYTHON)
-    folder = packages.installed(pins, PYTHON)
+    folder = packages.installed(pins, PYTHON, AT)
     parts = {part.name: part for part in python_parts(folder, "/opt/lib")}
     assert {f"{p.name}=={p.version}" for p in parts.values()} == set(pins)
     for part in parts.values():
@@ -179,7 +181,7 @@ def test_the_packages_of_a_service_keep_their_licences_when_they_are_trimmed() -
 def test_the_whole_image_of_the_test_bed_has_a_licence_text_for_every_part() -> None:
     with tarfile.open(cache_dir() / "base-slim-bookworm.tar") as tar:
         base = RootFS(tar)
-        folder = packages.installed(packages.pins(PYTHON), PYTHON)
+        folder = packages.installed(packages.pins(PYTHON), PYTHON, AT)
         parts = image_parts(PYTHON, {"/opt/lib": folder}, base)
         for path in (path for part in parts for path in part.licence_files):
             assert base.resolve(path) or (folder / path.removeprefix("/opt/lib/")).is_file()

@@ -16,10 +16,12 @@ import pytest
 from containers import packages
 from containers.fetch import cache_dir
 from containers.packages import Python
+from containers.profiles import LIB_DIRS
 from containers.slim import slim
 from pipelines.errors import ConfigError
 from tests.bed.engine import Engine
 
+AT = LIB_DIRS[0]
 PYTHON = Python((3, 11), "x86_64", "2.36")
 SHELLS = ("sh", "bash", "dash", "busybox", "perl", "apt", "apt-get", "dpkg", "env", "cat", "su", "mount")
 BASE_BYTES_MAX = 45_000_000
@@ -133,7 +135,7 @@ def test_each_package_left_comes_with_its_licence(engine: Engine) -> None:
 def test_python_runs_there_with_all_that_services_import(engine: Engine) -> None:
     common = packages.pins(PYTHON)
     extras = (tuple(p for p in packages.pins(PYTHON, (extra,)) if p not in common) for extra in ("control", "upload"))
-    folders = [packages.installed(pins, PYTHON) for pins in (common, *extras)]
+    folders = [packages.installed(pins, PYTHON, AT) for pins in (common, *extras)]
     assert sum(f.stat().st_size for f in folders[0].rglob("*") if f.is_file()) < PACKAGES_BYTES_MAX
     said = engine.client.containers.run(
         engine.base_image,
@@ -202,7 +204,7 @@ def test_a_base_that_lacks_something_is_refused(tmp_path: Path, engine: Engine, 
 
 def test_libraries_are_found_beside_the_one_that_needs_them(tmp_path: Path, engine: Engine) -> None:
     """By $ORIGIN, as those of numpy's wheel and of a Python built with --enable-shared."""
-    numpy = packages.installed(packages.pins(PYTHON), PYTHON)
+    numpy = packages.installed(packages.pins(PYTHON), PYTHON, AT)
     module = next(numpy.glob("numpy/_core/_multiarray_umath.*.so")).read_bytes()  # its are in $ORIGIN/../../numpy.libs
     libraries = {f"usr/lib/numpy.libs/{f.name}": f.read_bytes() for f in numpy.glob("numpy.libs/*.so*")}
     with_module = {"usr/lib/python3.11/a/umath.so": module, "usr/lib/numpy.libs/libother.so": module, **libraries}
