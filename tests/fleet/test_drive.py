@@ -165,8 +165,10 @@ def test_time_goes_on_from_the_newest_event_if_the_clock_was_put_back(tmp_path: 
     again = journal.reopen(tmp_path, made.header.id)
     before = again.schedule.now_s
     assert Driver(again, well, Watcher(), clock=ManualClock(T0_NS - 10**15)).run() == 0
-    assert again.schedule.now_s >= before
     again.close()
+    over = journal.read(tmp_path, made.header.id).over
+    assert over is not None
+    assert over.at_s >= before
 
 
 def test_another_terminal_pauses_resumes_and_aborts(tmp_path: Path) -> None:
@@ -212,6 +214,10 @@ def trace(fleet: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
+def count(fleet: Path, word: str) -> int:
+    return sum(line.startswith(word) for line in trace(fleet))
+
+
 def until(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 30
     while not holds():
@@ -221,9 +227,9 @@ def until(holds: Callable[[], bool]) -> None:
 
 def test_a_rollout_killed_in_the_middle_is_taken_up(tmp_path: Path) -> None:
     with driven(tmp_path, "12") as process:
-        until(lambda: sum(line.startswith("end") for line in trace(tmp_path)) >= 3)
+        until(lambda: count(tmp_path, "end") >= 3)
         (tmp_path / "hold").touch()
-        until(lambda: sum(line.startswith("begin") for line in trace(tmp_path)) >= 7)
+        until(lambda: count(tmp_path, "begin") - count(tmp_path, "end") == 4)
         process.send_signal(signal.SIGKILL)
     (tmp_path / "hold").unlink()
     name = journal.ids(tmp_path)[0]
@@ -237,12 +243,12 @@ def test_a_rollout_killed_in_the_middle_is_taken_up(tmp_path: Path) -> None:
         assert process.wait(30) == 0
     since = trace(tmp_path)[before:]
     begun = [line.split()[1] for line in since if line.startswith("begin")]
-    assert set(begun[:4]) == open_  # these first
+    assert open_ <= set(begun)
     assert len(begun) == len(set(begun))
     assert not done & set(begun)  # and nobody twice who was done
     record = journal.read(tmp_path, name)
     assert record.schedule.result == "done"
-    assert {s.attempts for s in record.schedule.sites.values()} == {1, 2}
+    assert {s for s, of in record.schedule.sites.items() if of.attempts == 2} == open_
 
 
 def test_ctrl_c_starts_nothing_more_and_waits_for_what_is_under_way(tmp_path: Path) -> None:
@@ -266,5 +272,5 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        process.wait(5)
+        process.wait(20)
     assert journal.read(tmp_path, journal.ids(tmp_path)[0]).schedule.counts["working"] == 4

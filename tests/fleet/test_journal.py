@@ -16,7 +16,7 @@ import pytest
 
 from containers.fleet import journal
 from containers.fleet.events import Aborted, Finished, Outcome, Paused, Resumed, Started
-from containers.fleet.journal import FILE, FOLDER, Journal
+from containers.fleet.journal import FILE, FOLDER, WISHES, Journal
 from containers.fleet.policy import Policy
 from pipelines.clock import ManualClock
 from pipelines.errors import ConfigError, StateError, Unavailable
@@ -176,6 +176,16 @@ def test_wishes_that_nobody_took_up_are_carried_out_in_their_order_by_who_comes_
     again = journal.reopen(tmp_path, made.header.id)
     assert [type(w) for w in again.take_wishes()] == [Paused, Resumed]
     again.close()
+
+
+def test_a_wish_that_comes_too_late_changes_nothing(tmp_path: Path) -> None:
+    made = create(tmp_path, "a")
+    worked(made, "a")
+    assert journal.wish(tmp_path, made.header.id, Aborted(S + 9), pause=lambda _: None)
+    before = made.path.read_bytes()
+    assert list(made.take_wishes()) == []
+    assert list(made.path.with_name(WISHES).iterdir()) == []
+    assert made.path.read_bytes() == before
 
 
 def test_a_newer_rollout_takes_over_the_sites_that_older_ones_have_left(tmp_path: Path) -> None:

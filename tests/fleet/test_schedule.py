@@ -211,6 +211,15 @@ def test_after_a_crash_what_was_under_way_starts_again_and_who_was_away_is_tried
     assert schedule.sites["s1"].attempts == 2
 
 
+def test_time_never_goes_back() -> None:
+    schedule = begun(2, canary=1, soak_s=60)
+    start_all(schedule)
+    finish(schedule, "s0", at_s=100)
+    schedule.apply(Paused(3))
+    schedule.apply(Resumed(3))
+    assert (schedule.now_s, schedule.decide()) == (100, Wait(160))
+
+
 def test_what_cannot_have_happened_is_refused() -> None:
     schedule = begun(1)
     with pytest.raises(StateError, match="site s0 is waiting, so 'done' cannot have happened"):
