@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 
 from containers.embedded import EmbeddedKafka
 from tests.bed.engine import HOST_IN_CONTAINERS, Engine
+from tests.bed.topics import create_topic
 from tests.fleet.kit import pipeline
 from tests.fleet.slow_link import SlowLink
 
@@ -96,6 +98,7 @@ def fleet(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Ite
         base = engines[SITES[0]].base_image
         text = FLEET.format(brokers=kafka.advertised_bootstrap, base=base, host=HOST_IN_CONTAINERS)
         (folder / "fleet.toml").write_text(text)
+        asyncio.run(create_topic(kafka.bootstrap, "others", 4))
         made = Fleet(folder, engines, links)
         made.write("1s")
         code, _, err = made.run("deploy")
