@@ -5,37 +5,26 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import click
 
-from containers import rollout, show_plan
-from containers.cli_shared import INTERRUPTED, Context, Duration, lock_timeout, shared
-from containers.console import coloured, table
+from containers.cli_shared import Context, Duration, lock_timeout, shared
+from containers.console import Console, table
 from containers.deploy import Operator
 from containers.engine import Engine
 from containers.rollout import Container
-from containers.walk import Rollout
+from containers.site import SiteFile
 from pipelines.clock import SystemClock
 from pipelines.errors import ConfigError, SitestreamError
 from pipelines.load import load
-from pipelines.plan import Plan
-
-CHANGES = 2
 
 
 @contextmanager
-def _operator(context: Context) -> Iterator[Operator]:
-    site = context.site()
-    engine = Engine(site.site.engine, site.site.engine_tls, site.path.parent)
-    try:
-        yield Operator(site, engine, context.console)
-    finally:
-        engine.close()
-
-
-def _plan_of(operator: Operator) -> Plan:
-    return load(operator.site.pipeline).plan()
+def operator_of(site: SiteFile, console: Console) -> Iterator[Operator]:
+    """Acts on a site, and says on the console what it does."""
+    with closing(Engine(site.site.engine, site.site.engine_tls, site.folder)) as engine:
+        yield Operator(site, engine, console)
 
 
 @click.command()
@@ -50,149 +39,10 @@ def build(context: Context) -> None:
     Example:
       pipeline build --site hall1.toml
     """
-    with _operator(context) as operator, context.console.working("building images"):
-        made = operator.build(_plan_of(operator))
-    text = table(["SERVICE", "IMAGE"], [[d.service, d.image.tag] for d in made])
-    context.console.data(text, {"images": {d.service: d.image.tag for d in made}})
-
-
-@click.command()
-@click.option("--detailed-exitcode", is_flag=True, help="Exit with 2 if something would change.")
-@shared
-@click.pass_obj
-def plan(context: Context, detailed_exitcode: bool) -> int:
-    """Show what a deploy would change, and why. Changes nothing.
-
-    \b
-    Examples:
-      pipeline plan --site hall1.toml
-      pipeline plan --site hall1.toml --detailed-exitcode    0 no change, 2 changes
-    """
-    with _operator(context) as operator:
-        todo = operator.plan(_plan_of(operator))
-        context.console.data(show_plan.text(operator.name, todo), show_plan.value(operator.name, todo))
-    return CHANGES if detailed_exitcode and todo.needed else 0
-
-
-@click.command()
-@click.option(
-    "--health-timeout", type=Duration(), default="120s", show_default=True, help="For each service to become healthy."
-)
-@lock_timeout
-@click.option("--no-rollback", is_flag=True, help="Leave a version that failed as it is, to look at it.")
-@shared
-@click.pass_obj
-def deploy(context: Context, health_timeout: float, lock_timeout: float, no_rollback: bool) -> int:
-    """Bring a site to what its pipeline file and site file say.
-
-    Builds and ships while everything runs, then replaces the services that changed one by one, each behind its health check. If
-    one fails, all that were replaced go back: exit code 3 (4 if that fails, too). The other services are not touched.
-
-    \b
-    Examples:
-      pipeline deploy --site hall1.toml
-      pipeline deploy --site hall1.toml --health-timeout 5m
-      pipeline deploy --site hall1.toml --lock-timeout 2m    wait for a colleague's deploy to end
-    """
-    with _operator(context) as operator:
-        pipeline = _plan_of(operator)
-        working = context.console.working(f"deploying {pipeline.pipeline} to {operator.name}")
-        with working, operator.alone("deployed", wait_s=lock_timeout):
-            todo = operator.deploy(pipeline, timeout_s=health_timeout, roll_back=not no_rollback)
-            code = _carry_out(context, operator, todo)
-            if code == 0:
-                operator.revoke(pipeline)
-            return code
-
-
-@click.command()
-@click.argument("revision", type=int, required=False)
-@click.option(
-    "--health-timeout", type=Duration(), default="120s", show_default=True, help="For each service to become healthy."
-)
-@lock_timeout
-@shared
-@click.pass_obj
-def rollback(context: Context, revision: int | None, health_timeout: float, lock_timeout: float) -> int:
-    """Go back to an earlier revision: the one before the present, or REVISION.
-
-    Its containers, images, settings and secrets are still on the engine, so nothing is built or shipped.
-
-    \b
-    Examples:
-      pipeline rollback --site hall1.toml
-      pipeline rollback 7 --site hall1.toml
-    """
-    with _operator(context) as operator:
-        working = context.console.working(f"rolling {operator.name} back")
-        with working, operator.alone("rolled back", wait_s=lock_timeout):
-            return _carry_out(context, operator, operator.roll_back(revision, timeout_s=health_timeout))
-
-
-def _carry_out(context: Context, operator: Operator, todo: Rollout | None) -> int:
-    name = operator.name
-    if todo is None:
-        revision = operator.engine.actual(name).revision
-        context.console.data(
-            f"{name}: no change, revision {revision}", {"site": name, "result": "no change", "revision": revision}
-        )
-        return 0
-    state = todo.run()
-    if state != "broken":
-        operator.prune()
-    revision = operator.engine.actual(name).revision
-    swapped = [s.service for s in todo.swaps]
-    text = f"{name}: {state}, revision {revision}" + (f" ({', '.join(swapped)})" if swapped else "")
-    context.console.data(text, {"site": name, "result": state, "revision": revision, "services": swapped})
-    return INTERRUPTED if todo.interrupted else rollout.EXIT_CODES[state]
-
-
-@click.command()
-@shared
-@click.pass_obj
-def status(context: Context) -> None:
-    """Show the services of a site.
-
-    \b
-    Examples:
-      pipeline status --site hall1.toml
-      pipeline status --site hall1.toml -o json | jq '.services[].health'
-    """
-    with _operator(context) as operator:
-        actual = operator.engine.actual(operator.name)
-        name = operator.name
-    now = list(actual.current.values())
-    lines = [f"site {name}, revision {actual.revision}" if now else f"site {name}: nothing is deployed"]
-    if now:
-        head = ["SERVICE", "STATE", "HEALTH", "RESTARTS", "SINCE", "IMAGE", "METRICS"]
-        lines += ["", table(head, [_row(c) for c in now])]
-    broken_off = bool(rollout.repair(actual))
-    if broken_off:
-        lines += ["", "A deploy was broken off, or somebody stopped a container: deploy again to mend it."]
-    value = {"site": name, "revision": actual.revision, "services": [_facts(c) for c in now], "broken_off": broken_off}
-    context.console.data("\n".join(lines), value)
-
-
-def _row(c: Container) -> list[str]:
-    health = coloured(c.health, "green" if c.health == "healthy" else "red" if c.health == "unhealthy" else "yellow")
-    state = c.state if c.state == "running" else coloured(c.state, "red")
-    return [
-        c.service,
-        state,
-        health if c.state == "running" else "-",
-        str(c.restarts),
-        c.started_at[:19] + "Z",
-        c.image,
-        c.address or "-",
-    ]
-
-
-def _facts(c: Container) -> dict[str, object]:
-    return {
-        "service": c.service, "state": c.state, "health": c.health, "restarts": c.restarts, "since": c.started_at,
-        "image": c.image, "revision": c.revision, "pipeline": c.pipeline, "container": c.name, "id": c.id,
-        "metrics": f"http://{c.address}/metrics" if c.address else None,
-    }  # fmt: skip
+    with operator_of(context.site(), context.console) as operator, context.console.working("building images"):
+        made = operator.build(load(operator.site.pipeline).plan())
+    text = table(["SERVICE", "IMAGE"], [[d.service, d.tag] for d in made])
+    context.console.data(text, {"images": {d.service: d.tag for d in made}})
 
 
 @click.command()
@@ -212,7 +62,7 @@ def logs(context: Context, services: tuple[str, ...], follow: bool, lines: int, 
       pipeline logs --site hall1.toml
       pipeline logs -f process upload --site hall1.toml
     """
-    with _operator(context) as operator:
+    with operator_of(context.site(), context.console) as operator:
         current = operator.engine.actual(operator.name).current
         if unknown := [s for s in services if s not in current]:
             raise ConfigError(
@@ -269,7 +119,7 @@ def destroy(context: Context, keep_data: bool, yes: bool, lock_timeout: float) -
       pipeline destroy --site hall1.toml
       pipeline destroy --site hall1.toml --keep-data -y
     """
-    with _operator(context) as operator:
+    with operator_of(context.site(), context.console) as operator:
         what = "but its data" if keep_data else "and its data, such as files not yet uploaded,"
         if not yes:
             click.confirm(

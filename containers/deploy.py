@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+from rich.filesize import decimal
+
 from containers import bus, drift, images, names, rollout
 from containers.commands import (
     Command,
@@ -18,17 +20,21 @@ from containers.commands import (
     RemoveVolume,
     StopContainer,
 )
-from containers.desired import Desired, desired, network, work_for
+from containers.desired import Desired, desired, layer_store, network, work_for
 from containers.engine import Engine
 from containers.hold import held
 from containers.images import Base
+from containers.packages import Python
 from containers.profiles import CONFIG_DIR, INTERNAL
 from containers.rollout import Actual, Change, Container, Record, Swap
+from containers.saved_plan import Expected
 from containers.site import GATEWAY, SiteFile
 from containers.walk import Report, Rollout
 from pipelines.clock import Clock, SystemClock
 from pipelines.errors import ConfigError
 from pipelines.plan import Plan
+
+_PYTHONS: dict[str, Python] = {}  # by base image: the sites of a fleet mostly have the same
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ class Operator:
     engine: Engine
     report: Report
     clock: Clock = field(default_factory=SystemClock)
+    shipped_bytes: int = 0  # to the engine, so far
 
     @property
     def name(self) -> str:
@@ -79,17 +86,22 @@ class Operator:
         return Deployment(tuple(wanted), self._actual(wanted))
 
     def build(self, plan: Plan) -> tuple[Desired, ...]:
-        """Build every image of a plan that the engine lacks."""
-        wanted = tuple(desired(self.site, plan, self._base(pull=True), self._identities(plan, renew=False)))
-        self._build(wanted)
+        """Make every image of a plan, and give the engine what it lacks of them."""
+        wanted = tuple(desired(self.site, plan, self._base(pull=True), self._identities(plan, renew=False), fetch=True))
+        self._load(wanted)
         return wanted
 
-    def deploy(self, plan: Plan, *, timeout_s: float, roll_back: bool = True) -> Rollout | None:
+    def deploy(
+        self, plan: Plan, *, timeout_s: float, roll_back: bool = True, as_planned: Expected | None = None
+    ) -> Rollout | None:
         """The rollout that brings a plan to the site, to be `run`; None if there is nothing to do.
 
-        First mends what an earlier deploy that was broken off has left.
+        First mends what an earlier deploy that was broken off has left. `ConfigError` if it would do anything but what was
+        planned.
         """
-        wanted = tuple(desired(self.site, plan, self._base(pull=True), self._identities(plan, renew=True)))
+        wanted = tuple(desired(self.site, plan, self._base(pull=True), self._identities(plan, renew=True), fetch=True))
+        if as_planned:
+            as_planned.check(self.name, Deployment(wanted, self._actual(wanted)))
         self._mend()
         self._grant(plan)
         todo = Deployment(wanted, self._actual(wanted))
@@ -110,12 +122,19 @@ class Operator:
         """Take from services the rights in Kafka that a plan, which runs now, does not need any more."""
         self._grant(plan, revoke=True)
 
-    def roll_back(self, revision: int | None, *, timeout_s: float) -> Rollout:
-        """The rollout that brings an earlier revision back (by default the one before the present), as a new revision."""
+    def roll_back(self, revision: int | None, *, timeout_s: float, mark: str = "") -> Rollout | None:
+        """The rollout that brings an earlier revision back (by default the one before the present), as a new revision.
+
+        None if that has been done before under the same `mark`.
+        """
         self._mend()
         actual = self.engine.actual(self.name)
+        if mark and actual.records and actual.records[-1].note.endswith(mark):
+            return None
         target = rollout.target_of(actual, revision)
-        record = Record(actual.revision + 1, target.services, self._now(), note=f"back to revision {target.revision}")
+        record = Record(
+            actual.revision + 1, target.services, self._now(), note=f"back to revision {target.revision} {mark}".strip()
+        )
         return self._rollout(record, rollout.swaps_back(actual, target), timeout_s, True, ())
 
     def prune(self) -> None:
@@ -171,7 +190,7 @@ class Operator:
         self, record: Record, swaps: Sequence[Swap], timeout_s: float, roll_back: bool, fresh: Sequence[Desired]
     ) -> Rollout:
         def ship() -> None:
-            self._build(fresh)
+            self._load(fresh)
             for command in self._things_of(fresh):
                 self.engine.run(command)
             for d in fresh:
@@ -189,7 +208,7 @@ class Operator:
         todo: list[Command] = [CreateNetwork(n, internal, labels) for n, internal in own.items() if n in needed]
         todo += [CreateVolume(m.source, labels) for d in fresh for m in d.mounts if not m.source.startswith("/")]
         todo += [CreateVolume(d.config_volume, labels | {names.CONFIG: d.service}) for d in fresh]
-        todo += [FillVolume(d.config_volume, d.image.tag, d.config_files) for d in fresh]
+        todo += [FillVolume(d.config_volume, d.tag, d.config_files) for d in fresh]
         return todo
 
     def _gateway(self, d: Desired) -> str:
@@ -205,23 +224,26 @@ class Operator:
     def _base(self, *, pull: bool) -> Base:
         """The base image. One that is not there, if it is not to be pulled, is taken to have this machine's Python."""
         name = self.site.site.base_image
-        found = self.engine.pull(name) if pull else self.engine.image_id(name)
+        if pull:
+            self.engine.pull(name)
+        found = self.engine.base(name)
         if found is None:
             return images.unseen(name)
-        python = self.engine.python_of(found)
+        python = _PYTHONS.get(found.id) or self.engine.python_of(name)
+        _PYTHONS[found.id] = python
         python.check(name)
-        return Base(found, python)
+        return Base(found.id, python, found)
 
-    def _build(self, wanted: Sequence[Desired]) -> None:
-        for d in wanted:
-            if self.engine.image_id(d.image.tag):
-                continue
-            if self.engine.image_id(d.contents.parent_tag) is None:
-                self.report(f"{d.service}: building {d.contents.parent_tag}")
-                for parent in images.packages_images(d.contents):
-                    self.engine.build(parent)
-            self.report(f"{d.service}: building {d.image.tag}")
-            self.engine.build(d.image)
+    def _load(self, wanted: Sequence[Desired]) -> None:
+        """Give the engine what it lacks of images, the lowest first: what has arrived need not be sent again."""
+        every = {image.tag: image for d in wanted for image in d.images}
+        needed = [image for image in every.values() if not self.engine.has(image)]
+        store, lacking = layer_store(), self.engine.lacking(needed)
+        for image, n in zip(needed, lacking, strict=True):
+            size = sum(layer.size for layer in image.layers[len(image.layers) - n :])
+            self.report(f"{image.tag}: shipping {decimal(size)}")
+            self.engine.load(image, store, n)
+            self.shipped_bytes += size
 
     def _now(self) -> str:
         return datetime.fromtimestamp(self.clock.now_ns() / 1e9, UTC).isoformat(timespec="seconds")

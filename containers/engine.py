@@ -7,12 +7,11 @@ import io
 import json
 import socket
 import tarfile
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from functools import singledispatchmethod
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 import docker
 import docker.errors
@@ -20,7 +19,9 @@ import docker.tls
 import requests.exceptions
 
 from containers import commands as c
-from containers import drift, names
+from containers import drift, names, oci
+from containers.oci import archive
+from containers.oci.layers import write_tar
 from containers.packages import Python
 from containers.profiles import CONFIG_DIR, METRICS_PORT, PROBE, STOP_S, UID
 from containers.rollout import Actual, Container, Record
@@ -39,12 +40,12 @@ class Engine:
 
     def __init__(self, url: str, tls: EngineTls | None = None, folder: Path = Path()) -> None:
         self.url = url
-        config = tls and docker.tls.TLSConfig(
-            client_cert=(str(folder / tls.cert), str(folder / tls.key)), ca_cert=str(folder / tls.ca), verify=True
-        )
         if url.startswith("unix://"):
             _knock(url)
         with self._explained("connect"):
+            config = tls and docker.tls.TLSConfig(
+                client_cert=(str(folder / tls.cert), str(folder / tls.key)), ca_cert=str(folder / tls.ca), verify=True
+            )
             self._docker = docker.DockerClient(
                 base_url=url,
                 version="auto",
@@ -119,8 +120,8 @@ class Engine:
                 pieces, _ = self._api.get_archive(container, folder)
             except docker.errors.NotFound:
                 return {}
-            archive = io.BytesIO(b"".join(pieces))
-        with tarfile.open(fileobj=archive) as tar:
+            content = io.BytesIO(b"".join(pieces))
+        with tarfile.open(fileobj=content) as tar:
             found = [(m, m.name.partition("/")[2], tar.extractfile(m)) for m in tar if m.isfile()]
             return {path: c.File(path, data.read(), m.mode, m.uid) for m, path, data in found if data}
 
@@ -215,20 +216,55 @@ class Engine:
         version, machine, libc = json.loads(answer)
         return Python(tuple(version), machine, libc.removeprefix("glibc") if libc.startswith("glibc") else "")
 
-    def build(self, image: c.Image) -> None:
-        """Build an image unless the engine has it. There is no network inside the build."""
-        if self.image_id(image.tag):
+    def base(self, name: str) -> oci.Base | None:
+        """What an image is that others are to stand on; None if the engine does not have it."""
+        with self._explained(f"look up image {name}"):
+            try:
+                seen = self._api.inspect_image(name)
+            except docker.errors.ImageNotFound:
+                return None
+        machine = {goarch: m for m, goarch in oci.ARCHITECTURES.items()}.get(seen["Architecture"], seen["Architecture"])
+        kept = {k: v for k in ("Env",) if (v := seen["Config"].get(k))}
+        return oci.Base(tuple(map(oci.Layer, seen["RootFS"]["Layers"])), machine, kept)
+
+    def has(self, image: oci.Image) -> bool:
+        """Whether the engine has this very image under its name."""
+        return self.image_id(image.tag) == image.id
+
+    def lacking(self, images: Sequence[oci.Image]) -> list[int]:
+        """For each of these images, which stand on each other, how many of its uppermost layers the engine lacks."""
+        with self._explained("list images"):
+            ids = {i["Id"] for i in self._api.images(all=True)}
+            chains = [tuple(self._api.inspect_image(i)["RootFS"].get("Layers") or ()) for i in ids]
+        have = {chain[: n + 1] for chain in chains for n in range(len(chain))}
+        counts = []
+        for image in images:
+            chain = image.diff_ids
+            counts.append(next((n for n in range(len(chain)) if chain[: len(chain) - n] in have), len(chain)))
+            have |= {chain[: n + 1] for n in range(len(chain))}
+        return counts
+
+    def load(self, image: oci.Image, store: oci.LayerStore, lacking: int) -> None:
+        """Give the engine an image of which it lacks the uppermost `lacking` layers; nothing if it has it."""
+        if self.has(image):
             return
-        with tempfile.TemporaryFile() as context, self._explained(f"build {image.tag}"):
-            _write_tar([c.File("Dockerfile", image.dockerfile.encode()), *image.files], context)
-            context.seek(0)
-            output = self._api.build(
-                fileobj=context, custom_context=True, tag=image.tag, network_mode="none", rm=True, forcerm=True,
-                labels={names.IMAGE: image.tag}, decode=True,
-            )  # fmt: skip
-            errors = [line["error"] for line in output if "error" in line]
-        if errors:
-            raise Unavailable(f"image {image.tag} could not be built: {errors[0].strip()}")
+        try:
+            self._load(archive.pieces(image, store, lacking), image)
+        except ConfigError:  # an engine that wants all layers, or has lost one
+            if any(not layer.digest for layer in image.layers):
+                raise
+            self._load(archive.pieces(image, store, len(image.layers)), image)
+
+    def _load(self, pieces: Iterable[bytes], image: oci.Image) -> None:
+        with self._explained(f"load {image.tag}"):
+            response = self._api._post(self._api._url("/images/load"), data=pieces, params={"quiet": "1"}, stream=True)
+            self._api._raise_for_status(response)
+            answers = [json.loads(line) for line in response.iter_lines() if line]
+        errors = [a["error"] for a in answers if "error" in a]
+        if errors or not self.has(image):
+            raise ConfigError(
+                f"the engine at {self.url} refused to load {image.tag}: {' '.join(errors) or 'no reason given'}"
+            )
 
     # doing
 
@@ -262,9 +298,9 @@ class Engine:
         config = {"Image": command.image, "HostConfig": {"NetworkMode": "none", "Mounts": mounts}}
         made = self._api.create_container_from_config(config)["Id"]
         try:
-            archive = io.BytesIO()
-            _write_tar(command.files, archive)
-            self._api.put_archive(made, CONFIG_DIR, archive.getvalue())
+            content = io.BytesIO()
+            write_tar(command.files, content)
+            self._api.put_archive(made, CONFIG_DIR, content.getvalue())
         finally:
             self._api.remove_container(made)
 
@@ -339,21 +375,6 @@ def _knock(url: str) -> None:
 def _if_there(remove: Callable[..., object], name: str, **options: Any) -> None:
     with contextlib.suppress(docker.errors.NotFound):
         remove(name, **options)
-
-
-def _write_tar(files: Iterable[c.File], into: IO[bytes]) -> None:
-    """The same bytes for the same files: no times, no owners but those given."""
-    with tarfile.open(fileobj=into, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for file in files:
-            info = tarfile.TarInfo(file.path)
-            info.mode, info.uid, info.gid = file.mode, file.uid, file.uid
-            if file.path.endswith("/"):
-                info.type, info.mode = tarfile.DIRTYPE, 0o755
-                tar.addfile(info)
-                continue
-            content = file.content.read_bytes() if isinstance(file.content, Path) else file.content
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
 
 
 def _container(seen: Mapping[str, Any], health: str) -> Container:

@@ -212,7 +212,7 @@ def test_a_version_that_never_gets_healthy_is_rolled_back_and_nobody_else_may_de
     before = plant.ids()
     plant.write(first_lines=HANGS, window="4s")
     with plant.started("deploy", "--health-timeout", "2s") as first:
-        _wait_for_line(first, "process: building")
+        _wait_for_line(first, "sitestream/process")
         code, err = plant.deploy()
         assert (code, f"site {plant.name} is being deployed by {operator_name()} (process {first.pid})" in err) == (
             1,
