@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from rich.filesize import decimal
 
-from containers import bus, images, names, rollout
+from containers import bus, drift, images, names, rollout
 from containers.commands import (
     Command,
     CreateNetwork,
     CreateVolume,
+    File,
     FillVolume,
     RemoveContainer,
     RemoveVolume,
@@ -24,8 +25,8 @@ from containers.engine import Engine
 from containers.hold import held
 from containers.images import Base
 from containers.packages import Python
-from containers.profiles import INTERNAL
-from containers.rollout import Actual, Change, Record, Swap
+from containers.profiles import CONFIG_DIR, INTERNAL
+from containers.rollout import Actual, Change, Container, Record, Swap
 from containers.saved_plan import Expected
 from containers.site import GATEWAY, SiteFile
 from containers.walk import Report, Rollout
@@ -46,7 +47,8 @@ class Deployment:
     @property
     def changes(self) -> list[Change]:
         """For each service of either side, what and why."""
-        return rollout.changes(self.wanted, self.actual.current)
+        records = self.actual.records
+        return rollout.changes(self.wanted, self.actual.current, records[-1].services if records else ())
 
     @property
     def needed(self) -> bool:
@@ -81,7 +83,7 @@ class Operator:
     def plan(self, plan: Plan) -> Deployment:
         """What a deploy of a pipeline's plan would do. Changes nothing."""
         wanted = desired(self.site, plan, self._base(pull=False), self._identities(plan, renew=False))
-        return Deployment(tuple(wanted), self.engine.actual(self.name))
+        return Deployment(tuple(wanted), self._actual(wanted))
 
     def build(self, plan: Plan) -> tuple[Desired, ...]:
         """Make every image of a plan, and give the engine what it lacks of them."""
@@ -99,10 +101,10 @@ class Operator:
         """
         wanted = tuple(desired(self.site, plan, self._base(pull=True), self._identities(plan, renew=True), fetch=True))
         if as_planned:
-            as_planned.check(self.name, Deployment(wanted, self.engine.actual(self.name)))
+            as_planned.check(self.name, Deployment(wanted, self._actual(wanted)))
         self._mend()
         self._grant(plan)
-        todo = Deployment(wanted, self.engine.actual(self.name))
+        todo = Deployment(wanted, self._actual(wanted))
         if not todo.needed:
             return None
         self.report(f"{rollout.summary(todo.changes)}  {plan.pipeline} to {self.name}")
@@ -164,6 +166,18 @@ class Operator:
             self.report(f"Kafka: {added} rights granted")
         if removed and revoke:
             self.report(f"Kafka: {removed} rights taken away")
+
+    def _actual(self, wanted: Sequence[Desired]) -> Actual:
+        """The site as it is, also with regard to the files that services must find."""
+        actual, should = self.engine.actual(self.name), {(d.service, d.fingerprint): d.config_files for d in wanted}
+        return replace(actual, containers=tuple(self._looked_into(c, should) for c in actual.containers))
+
+    def _looked_into(self, seen: Container, should: Mapping[tuple[str, str], tuple[File, ...]]) -> Container:
+        files = should.get((seen.service, seen.fingerprint))
+        if files is None:
+            return seen
+        altered = drift.in_files(seen.service, files, self.engine.files(seen.name, CONFIG_DIR))
+        return replace(seen, drift=(*seen.drift, *altered))
 
     def _mend(self) -> None:
         todo = rollout.repair(self.engine.actual(self.name))
@@ -235,5 +249,5 @@ class Operator:
         return datetime.fromtimestamp(self.clock.now_ns() / 1e9, UTC).isoformat(timespec="seconds")
 
 
-def _name_in(current: dict[str, rollout.Container], service: str) -> str | None:
+def _name_in(current: dict[str, Container], service: str) -> str | None:
     return current[service].name if service in current else None

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import socket
+import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from functools import singledispatchmethod
@@ -18,7 +19,7 @@ import docker.tls
 import requests.exceptions
 
 from containers import commands as c
-from containers import names, oci
+from containers import drift, names, oci
 from containers.oci import archive
 from containers.oci.layers import write_tar
 from containers.packages import Python
@@ -111,6 +112,18 @@ class Engine:
                 yield from (line.decode(errors="replace") for line in whole)
             if rest:
                 yield rest.decode(errors="replace")
+
+    def files(self, container: str, folder: str) -> dict[str, c.File]:
+        """The files below a folder of a container, running or not, by their paths in there."""
+        with self._explained(f"read {folder} of {container}"):
+            try:
+                pieces, _ = self._api.get_archive(container, folder)
+            except docker.errors.NotFound:
+                return {}
+            content = io.BytesIO(b"".join(pieces))
+        with tarfile.open(fileobj=content) as tar:
+            found = [(m, m.name.partition("/")[2], tar.extractfile(m)) for m in tar if m.isfile()]
+            return {path: c.File(path, data.read(), m.mode, m.uid) for m, path, data in found if data}
 
     def image_id(self, name: str) -> str | None:
         """Id of an image, None if the engine does not have it."""
@@ -297,7 +310,10 @@ class Engine:
 
     @_run.register
     def _(self, command: c.CreateContainer) -> None:
-        config = {**command.config, "Image": self._api.inspect_image(command.config["Image"])["Id"]}
+        image = self._api.inspect_image(command.config["Image"])
+        networks = [command.config["HostConfig"]["NetworkMode"], *command.networks]
+        told = drift.request(command.config, networks, image, self._api.info())
+        config = {**command.config, "Image": image["Id"], "Labels": {**command.config["Labels"], **told}}
         made = self._api.create_container_from_config(config, command.name)["Id"]
         for network in command.networks:
             self._api.connect_container_to_network(made, network, aliases=[config["Hostname"]])
@@ -382,6 +398,7 @@ def _container(seen: Mapping[str, Any], health: str) -> Container:
         parts=json.loads(labels[names.PARTS]),
         versions={step: (v[0], v[1]) for step, v in json.loads(labels.get(names.STATE, "{}")).items()},
         settings=json.loads(labels[names.SETTINGS]),
+        drift=drift.found(labels[names.SERVICE], seen),
     )
 
 

@@ -74,6 +74,8 @@ def _facts(change: Change, wanted: Desired | None) -> dict[str, object]:
     facts: dict[str, object] = {"service": change.service, "action": _ACTIONS[change.mark], "why": list(change.why)}
     if change.state_of:
         facts["state_of"] = change.state_of
+    if change.drift:
+        facts["drift"] = [{"what": d.what, "is": d.now, "should": d.should} for d in change.drift]
     if change.state:
         facts["state"] = [{"step": v.step, "what": v.what, "why": v.why} for v in change.state]
     if wanted is not None:
