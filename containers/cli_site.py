@@ -15,13 +15,19 @@ from containers.console import coloured, table
 from containers.deploy import Operator
 from containers.engine import Engine
 from containers.rollout import Container
-from containers.walk import Rollout
+from containers.walk import Progress, Rollout
 from pipelines.clock import SystemClock
 from pipelines.errors import ConfigError, SitestreamError
 from pipelines.load import load
 from pipelines.plan import Plan
+from pipelines.units import duration_s
 
 CHANGES = 2
+
+
+_health_timeout = click.option(
+    "--health-timeout", type=Duration(), help="For each service to become healthy [rollout.health_timeout: 120s]."
+)
 
 
 @contextmanager
@@ -75,28 +81,36 @@ def plan(context: Context, detailed_exitcode: bool) -> int:
 
 
 @click.command()
+@_health_timeout
 @click.option(
-    "--health-timeout", type=Duration(), default="120s", show_default=True, help="For each service to become healthy."
+    "--soak", type=Duration(), help="For how long all that is new must stay well before it counts [rollout.soak]."
 )
 @click.option("--no-rollback", is_flag=True, help="Leave a version that failed as it is, to look at it.")
 @shared
 @click.pass_obj
-def deploy(context: Context, health_timeout: float, no_rollback: bool) -> int:
+def deploy(context: Context, health_timeout: float | None, soak: float | None, no_rollback: bool) -> int:
     """Bring a site to what its pipeline file and site file say.
 
-    Builds and ships while everything runs, then replaces the services that changed one by one, each behind its health check. If
-    one fails, all that were replaced go back: exit code 3 (4 if that fails, too). The other services are not touched.
+    Builds and ships while everything runs, then replaces the services that changed one by one. Each has to pass its gate: it is
+    up and healthy, takes in its input, and does not dead-letter what the version before could use. With --soak all of them
+    must stay so for a while. If one fails, all that were replaced go back: exit code 3 (4 if that fails, too). The other
+    services are not touched.
 
     \b
     Examples:
       pipeline deploy --site hall1.toml
+      pipeline deploy --site hall1.toml --soak 10m
       pipeline deploy --site hall1.toml --health-timeout 5m
     """
     with _operator(context) as operator:
         pipeline = _plan_of(operator)
-        with context.console.working(f"deploying {pipeline.pipeline} to {operator.name}"), operator.alone():
-            todo = operator.deploy(pipeline, timeout_s=health_timeout, roll_back=not no_rollback)
-            code = _carry_out(context, operator, todo)
+        rules = operator.site.site.rollout
+        timeout_s = duration_s(rules.health_timeout) if health_timeout is None else health_timeout
+        soak_s = duration_s(rules.soak) if soak is None else soak
+        working = context.console.working(f"deploying {pipeline.pipeline} to {operator.name}")
+        with working as progress, operator.alone():
+            todo = operator.deploy(pipeline, timeout_s=timeout_s, roll_back=not no_rollback, soak_s=soak_s)
+            code = _carry_out(context, operator, todo, progress)
             if code == 0:
                 operator.revoke(pipeline)
             return code
@@ -104,12 +118,10 @@ def deploy(context: Context, health_timeout: float, no_rollback: bool) -> int:
 
 @click.command()
 @click.argument("revision", type=int, required=False)
-@click.option(
-    "--health-timeout", type=Duration(), default="120s", show_default=True, help="For each service to become healthy."
-)
+@_health_timeout
 @shared
 @click.pass_obj
-def rollback(context: Context, revision: int | None, health_timeout: float) -> int:
+def rollback(context: Context, revision: int | None, health_timeout: float | None) -> int:
     """Go back to an earlier revision: the one before the present, or REVISION.
 
     Its containers, images, settings and secrets are still on the engine, so nothing is built or shipped.
@@ -119,11 +131,13 @@ def rollback(context: Context, revision: int | None, health_timeout: float) -> i
       pipeline rollback --site hall1.toml
       pipeline rollback 7 --site hall1.toml
     """
-    with _operator(context) as operator, context.console.working(f"rolling {operator.name} back"), operator.alone():
-        return _carry_out(context, operator, operator.roll_back(revision, timeout_s=health_timeout))
+    with _operator(context) as operator:
+        timeout_s = duration_s(operator.site.site.rollout.health_timeout) if health_timeout is None else health_timeout
+        with context.console.working(f"rolling {operator.name} back") as progress, operator.alone():
+            return _carry_out(context, operator, operator.roll_back(revision, timeout_s=timeout_s), progress)
 
 
-def _carry_out(context: Context, operator: Operator, todo: Rollout | None) -> int:
+def _carry_out(context: Context, operator: Operator, todo: Rollout | None, progress: Progress) -> int:
     name = operator.name
     if todo is None:
         revision = operator.engine.actual(name).revision
@@ -131,6 +145,7 @@ def _carry_out(context: Context, operator: Operator, todo: Rollout | None) -> in
             f"{name}: no change, revision {revision}", {"site": name, "result": "no change", "revision": revision}
         )
         return 0
+    todo.progress = progress
     state = todo.run()
     if state != "broken":
         operator.prune()
