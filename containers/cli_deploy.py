@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,16 +23,17 @@ from containers.fleet.parallel import each
 from containers.fleet.policy import Policy
 from containers.saved_plan import SavedPlan
 from containers.site import SiteFile
-from containers.walk import Rollout
+from containers.walk import Progress, Rollout
 from pipelines.errors import ConfigError, SitestreamError
 from pipelines.load import load
 from pipelines.plan import Plan
+from pipelines.units import duration_s
 
 CHANGES = 2
 LOGS = "sites"  # in the folder of a rollout: what was reported of each site
 
 health_timeout_option = click.option(
-    "--health-timeout", type=Duration(), default="120s", show_default=True, help="For each service to become healthy."
+    "--health-timeout", type=Duration(), help="For each service to become healthy [rollout.health_timeout: 120s]."
 )
 
 
@@ -92,6 +93,9 @@ def _show_one(console: Console, named: Mapping[str, Deployment | SitestreamError
 @click.command()
 @health_timeout_option
 @lock_timeout
+@click.option(
+    "--soak", type=Duration(), help="For how long all that is new must stay well before it counts [rollout.soak]."
+)
 @click.option("--no-rollback", is_flag=True, help="Leave a version that failed as it is, to look at it.")
 @click.option("--plan", "planned", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Only what a saved plan says; sites that have changed since are refused.")  # fmt: skip
@@ -99,13 +103,15 @@ def _show_one(console: Console, named: Mapping[str, Deployment | SitestreamError
 @shared
 @click.pass_obj
 def deploy(
-    context: Context, health_timeout: float, lock_timeout: float, no_rollback: bool, planned: Path | None,
-    policy: Policy, wait_s: float,
+    context: Context, health_timeout: float | None, lock_timeout: float, soak: float | None, no_rollback: bool,
+    planned: Path | None, policy: Policy, wait_s: float,
 ) -> int:  # fmt: skip
     """Bring sites to what their pipeline files and site files say.
 
-    Builds and ships while everything runs, then replaces the services that changed one by one, each behind its health check. If
-    one fails, all that were replaced go back: exit code 3 (4 if that fails, too). The other services are not touched.
+    Builds and ships while everything runs, then replaces the services that changed one by one. Each has to pass its gate: it is
+    up and healthy, takes in its input, and does not dead-letter what the version before could use. With --soak all of them
+    must stay so for a while. If one fails, all that were replaced go back: exit code 3 (4 if that fails, too). The other
+    services are not touched.
 
     The sites of a fleet are brought up to date at the same time, or in waves. One that fails holds up nobody until there are
     more than --max-failures. Those that are offline stay pending: exit code 5, and `pipeline rollout resume` tries them again.
@@ -118,7 +124,8 @@ def deploy(
       pipeline deploy --wait 8h                              the whole fleet, and try those that are offline for so long
     """
     sites = context.sites()
-    options = {"health_timeout": str(health_timeout), "lock_timeout": str(lock_timeout)}
+    given = {"health_timeout": health_timeout, "soak": soak, "lock_timeout": lock_timeout}
+    options = {name: str(value) for name, value in given.items() if value is not None}
     options |= {"no_rollback": "yes"} if no_rollback else {}
     if planned:
         expected = saved_plan.load(planned)
@@ -140,7 +147,12 @@ def deploy(
 @shared
 @click.pass_obj
 def rollback(
-    context: Context, revision: int | None, health_timeout: float, lock_timeout: float, policy: Policy, wait_s: float
+    context: Context,
+    revision: int | None,
+    health_timeout: float | None,
+    lock_timeout: float,
+    policy: Policy,
+    wait_s: float,
 ) -> int:
     """Go back to an earlier revision: the one before the present, or REVISION of a single site.
 
@@ -155,7 +167,8 @@ def rollback(
     sites = context.sites()
     if revision is not None and len(sites) > 1:
         raise ConfigError(f"revision {revision} is of one site, and {len(sites):,} are chosen: name it with --site")
-    options = {"action": "rollback", "health_timeout": str(health_timeout), "lock_timeout": str(lock_timeout)}
+    options = {"action": "rollback", "lock_timeout": str(lock_timeout)}
+    options |= {"health_timeout": str(health_timeout)} if health_timeout is not None else {}
     options |= {"revision": str(revision)} if revision is not None else {}
     if stands_alone(sites):
         return _alone(context, sites[0], _change(options, sites), lock_timeout)
@@ -173,34 +186,48 @@ class _Change:
 
 def _change(options: Mapping[str, str], sites: Sequence[SiteFile], mark: str = "") -> _Change:
     """`mark` is the same whenever a rollout is taken up, so that no site goes back twice."""
-    timeout_s = float(options["health_timeout"])
+
+    def timeout_s(operator: Operator) -> float:
+        return _seconds(options, "health_timeout", operator.site.site.rollout.health_timeout)
+
     if options.get("action") == "rollback":
         revision = int(options["revision"]) if "revision" in options else None
-        return _Change("rolled back", lambda operator: operator.roll_back(revision, timeout_s=timeout_s, mark=mark))
+
+        def back(operator: Operator) -> Rollout | None:
+            return operator.roll_back(revision, timeout_s=timeout_s(operator), mark=mark)
+
+        return _Change("rolled back", back)
     plans, saved = plans_of(sites), options.get("plan")
     expected = saved_plan.load(Path(saved)).sites if saved else {}
 
     def begin(operator: Operator) -> Rollout | None:
         return operator.deploy(
-            plans[operator.site.pipeline], timeout_s=timeout_s, roll_back="no_rollback" not in options,
-            as_planned=expected.get(operator.name),
+            plans[operator.site.pipeline], timeout_s=timeout_s(operator), roll_back="no_rollback" not in options,
+            soak_s=_seconds(options, "soak", operator.site.site.rollout.soak), as_planned=expected.get(operator.name),
         )  # fmt: skip
 
     return _Change("deployed", begin, lambda operator: operator.revoke(plans[operator.site.pipeline]))
+
+
+def _seconds(options: Mapping[str, str], name: str, of_site: str) -> float:
+    """What the command line says, else the site file."""
+    return float(options[name]) if name in options else duration_s(of_site)
 
 
 def _alone(context: Context, site: SiteFile, change: _Change, lock_timeout_s: float) -> int:
     """A site file that is no part of a fleet: no rollout, and all that is reported is shown."""
     name = site.site.site
     working = context.console.working(f"{name} is being {change.purpose}")
-    with operator_of(site, context.console) as operator, working, operator.alone(change.purpose, wait_s=lock_timeout_s):
-        code = _carry_out(context, operator, change.begin(operator))
+    with ExitStack() as stack:
+        operator, progress = stack.enter_context(operator_of(site, context.console)), stack.enter_context(working)
+        stack.enter_context(operator.alone(change.purpose, wait_s=lock_timeout_s))
+        code = _carry_out(context, operator, change.begin(operator), progress)
         if code == 0:
             change.finish(operator)
         return code
 
 
-def _carry_out(context: Context, operator: Operator, todo: Rollout | None) -> int:
+def _carry_out(context: Context, operator: Operator, todo: Rollout | None, progress: Progress) -> int:
     name = operator.name
     if todo is None:
         revision = operator.engine.actual(name).revision
@@ -208,6 +235,7 @@ def _carry_out(context: Context, operator: Operator, todo: Rollout | None) -> in
             f"{name}: no change, revision {revision}", {"site": name, "result": "no change", "revision": revision}
         )
         return 0
+    todo.progress = progress
     state = todo.run()
     if state != "broken":
         operator.prune()

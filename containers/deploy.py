@@ -92,10 +92,17 @@ class Operator:
         return wanted
 
     def deploy(
-        self, plan: Plan, *, timeout_s: float, roll_back: bool = True, as_planned: Expected | None = None
+        self,
+        plan: Plan,
+        *,
+        timeout_s: float,
+        roll_back: bool = True,
+        soak_s: float = 0.0,
+        as_planned: Expected | None = None,
     ) -> Rollout | None:
         """The rollout that brings a plan to the site, to be `run`; None if there is nothing to do.
 
+        New containers must stay well for `soak_s` before it counts.
         First mends what an earlier deploy that was broken off has left. `ConfigError` if it would do anything but what was
         planned.
         """
@@ -116,7 +123,7 @@ class Operator:
         unchanged = {s: c.name for s, c in current.items() if s not in changed}
         after = {d.service: unchanged.get(d.service) or d.container_name(revision) for d in wanted}
         record = Record(revision, after, self._now(), note=plan.pipeline)
-        return self._rollout(record, swaps, timeout_s, roll_back, fresh)
+        return replace(self._rollout(record, swaps, timeout_s, fresh), roll_back=roll_back, soak_s=soak_s)
 
     def revoke(self, plan: Plan) -> None:
         """Take from services the rights in Kafka that a plan, which runs now, does not need any more."""
@@ -135,7 +142,7 @@ class Operator:
         record = Record(
             actual.revision + 1, target.services, self._now(), note=f"back to revision {target.revision} {mark}".strip()
         )
-        return self._rollout(record, rollout.swaps_back(actual, target), timeout_s, True, ())
+        return self._rollout(record, rollout.swaps_back(actual, target), timeout_s, ())
 
     def prune(self) -> None:
         """Remove what only revisions need that are no longer kept."""
@@ -186,9 +193,7 @@ class Operator:
         for command in todo:
             self.engine.run(command)
 
-    def _rollout(
-        self, record: Record, swaps: Sequence[Swap], timeout_s: float, roll_back: bool, fresh: Sequence[Desired]
-    ) -> Rollout:
+    def _rollout(self, record: Record, swaps: Sequence[Swap], timeout_s: float, fresh: Sequence[Desired]) -> Rollout:
         def ship() -> None:
             self._load(fresh)
             for command in self._things_of(fresh):
@@ -196,7 +201,10 @@ class Operator:
             for d in fresh:
                 self.engine.run(d.container(record.revision, self._gateway(d)))
 
-        return Rollout(self.engine, self.name, record, swaps, ship, self.report, timeout_s, roll_back, self.clock)
+        errors_max = self.site.site.rollout.errors_max
+        return Rollout(
+            self.engine, self.name, record, swaps, ship, self.report, timeout_s, clock=self.clock, errors_max=errors_max
+        )
 
     def _things_of(self, fresh: Sequence[Desired]) -> list[Command]:
         """What must be there before containers can be created. Making what exists changes nothing."""

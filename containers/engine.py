@@ -23,7 +23,7 @@ from containers import drift, names, oci
 from containers.oci import archive
 from containers.oci.layers import write_tar
 from containers.packages import Python
-from containers.profiles import CONFIG_DIR, METRICS_PORT, PROBE, STOP_S, UID
+from containers.profiles import ASK, CONFIG_DIR, METRICS_PORT, PROBE, STOP_S, UID
 from containers.rollout import Actual, Container, Record
 from containers.site import EngineTls
 from pipelines.errors import ConfigError, SitestreamError, Unavailable
@@ -89,13 +89,23 @@ class Engine:
             health = "healthy"
         return _container(seen, health)
 
+    def said(self, name: str) -> str:
+        """What the service in a container answers to `profiles.ASK`; empty if it does not answer."""
+        with self._explained(f"ask {name} how it is"):
+            well, said = self._execute(name, ASK)
+        return said if well else ""
+
     def _probe(self, name: str) -> bool:
+        return self._execute(name, PROBE)[0]
+
+    def _execute(self, name: str, words: Sequence[str]) -> tuple[bool, str]:
+        """Whether a program in a container succeeds, and what it writes."""
         try:
-            job = self._api.exec_create(name, list(PROBE), user=str(UID))["Id"]
-            self._api.exec_start(job)  # returns when the probe has ended
-            return bool(self._api.exec_inspect(job)["ExitCode"] == 0)
-        except docker.errors.APIError:  # it has just ended
-            return False
+            job = self._api.exec_create(name, list(words), stderr=False, user=str(UID))["Id"]
+            output: bytes = self._api.exec_start(job)  # returns when the program has ended
+            return self._api.exec_inspect(job)["ExitCode"] == 0, output.decode(errors="replace")
+        except docker.errors.APIError:  # it does not run, or has just ended
+            return False, ""
 
     def logs(self, name: str, lines: int, *, since_s: int | None = None) -> str:
         """The last lines that a container wrote."""

@@ -1,4 +1,4 @@
-"""Deploy as decisions: what differs, what to swap, when a service is healthy, what a broken-off deploy left to mend. No I/O.
+"""Deploy as decisions: what differs, what to swap, what follows upon what, what a broken-off deploy left to mend. No I/O.
 
 A site's state is kept on its engine. Every deploy that succeeds writes one `Record`: revision -> container of each service; that
 is its only commit point. Containers of the last revisions stay, stopped, so going back is starting them again.
@@ -18,7 +18,6 @@ from pipelines.errors import ConfigError
 from pipelines.versions import Fate, Version, compare
 
 REVISIONS_KEPT = 3  # besides the running one
-HEALTHY_S_MIN = 1.0  # a service that was healthy for so long without a break is taken for healthy
 Mark = Literal["+", "~", "-", "="]
 
 
@@ -190,25 +189,7 @@ def target_of(actual: Actual, revision: int | None) -> Record:
     raise ConfigError(f"there is no {wanted} to go back to; the engine keeps: {kept}")
 
 
-Verdict = Literal["wait", "healthy", "failed"]
-
-
-def verdict(seen: Container, *, waited_s: float, healthy_s: float, timeout_s: float) -> tuple[Verdict, str]:
-    """Whether a started container may stay, and if not why. A container that ended is a failure at once.
-
-    `waited_s` since its start, `healthy_s` for how long it has been healthy without a break (negative if it is not).
-    """
-    if seen.state not in ("created", "running") or seen.restarts:
-        code = "" if seen.state == "running" else f" with code {seen.exit_code}"  # once it runs again, nobody knows
-        return "failed", f"{seen.service} ended{code} while starting"
-    if seen.health == "healthy" and healthy_s >= HEALTHY_S_MIN:
-        return "healthy", ""
-    if waited_s >= timeout_s:
-        return "failed", f"{seen.service} was not healthy within {timeout_s:g} s"
-    return "wait", ""
-
-
-State = Literal["ship", "swap", "gate", "commit", "undo", "done", "refused", "rolled back", "broken"]
+State = Literal["ship", "swap", "gate", "soak", "commit", "undo", "done", "refused", "rolled back", "broken"]
 Event = Literal["ok", "more", "failed", "failed for good"]
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
@@ -217,14 +198,17 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     ("swap", "ok"): "gate",
     ("swap", "failed"): "undo",
     ("gate", "more"): "swap",  # this service is healthy, the next one's turn
-    ("gate", "ok"): "commit",
+    ("gate", "ok"): "soak",
     ("gate", "failed"): "undo",
+    ("soak", "ok"): "commit",  # all of them have stayed well for as long as was asked
+    ("soak", "failed"): "undo",
     ("commit", "ok"): "done",
     ("commit", "failed"): "undo",
     ("undo", "ok"): "rolled back",
     ("undo", "failed"): "broken",
     ("swap", "failed for good"): "broken",  # --no-rollback
     ("gate", "failed for good"): "broken",
+    ("soak", "failed for good"): "broken",
     ("commit", "failed for good"): "broken",
 }
 EXIT_CODES: dict[State, int] = {"done": 0, "refused": 1, "rolled back": 3, "broken": 4}

@@ -22,7 +22,7 @@ Begin = Callable[[Operator], Rollout | None]
 
 @dataclass
 class SiteReport:
-    """What is done to a site: each line to a file, the first of each message as its phase."""
+    """What is done to a site: to a file; `phase` is told what is going on."""
 
     path: Path
     phase: Callable[[str], None]
@@ -32,10 +32,8 @@ class SiteReport:
         """One line, or several of a log."""
         with self.path.open("a") as file:
             file.write(text + "\n")
-        first, _, more = text.partition("\n")
-        if bad and not more:  # else it is a log
-            self.trouble = self.trouble or first
-        self.phase(first)
+        if bad and "\n" not in text:  # else it is a log
+            self.trouble = self.trouble or text
 
 
 @dataclass
@@ -62,6 +60,8 @@ class SiteAttempt:
 
     def _carried_out(self, operator: Operator, report: SiteReport) -> Outcome:
         todo = self.begin(operator)
+        if todo:
+            todo.progress = report.phase
         state: State = todo.run() if todo else "done"
         if todo and state != "broken":
             operator.prune()

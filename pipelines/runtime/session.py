@@ -84,6 +84,8 @@ class Session:
             found, dead = self._job.read(topic, records)
             inputs[self._job.streams[topic]] = found
             self._pending.dead += dead
+            foreign = topic in self._job.decoders
+            self._meter.taken(len(records), 0 if foreign else sum(f.info.rows == 0 for f in found))
             self._cost += cp.replay_cost(len(found), 0)
         self._cost += cp.replay_cost(0, waiting - self.inbox.bytes)
         self._pending.emitted += self.task.process(inputs)

@@ -146,6 +146,7 @@ def test_an_engine_that_lets_nobody_in_is_named_with_the_cure(tmp_path: Path) ->
     [
         ("deploi",),
         ("deploy", "--health-timeout", "soon"),
+        ("deploy", "--soak", "5"),
         ("plan", "--output", "xml"),
         ("logs", "--tail", "0"),
         ("rollback", "x"),

@@ -26,14 +26,9 @@ pytestmark = pytest.mark.timeout(400)
 def plant(
     tmp_path_factory: pytest.TempPathFactory, engine: Engine, kafka: EmbeddedKafka, mosquitto: Mosquitto, s3: S3
 ) -> Iterator[Plant]:
-    """A site with everything deployed. Each test leaves it as it found it: running, as its files say."""
-    folder = tmp_path_factory.mktemp("plant")
-    plant = Plant(f"plant{abs(hash(folder)) % 10**6}", folder, engine, kafka, mosquitto, s3)
-    plant.write()
-    code, err = plant.deploy()
-    assert code == 0, err
-    yield plant
-    plant.run("destroy", "-y")
+    """See `Plant.deployed`."""
+    with Plant.deployed(tmp_path_factory.mktemp("plant"), engine, kafka, mosquitto, s3) as plant:
+        yield plant
 
 
 @pytest.fixture(autouse=True)
