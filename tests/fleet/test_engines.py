@@ -81,7 +81,7 @@ class Fleet:
 
     def states(self) -> dict[str, str]:
         """The state of each site in the newest rollout."""
-        return {s["site"]: s["state"] for s in self.result()["sites"]}
+        return {site: s["state"] for site, s in self.result()["sites"].items()}
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_a_change_of_code_ships_little_and_sites_that_are_away_catch_up(fleet: F
     code, out, err = fleet.run("deploy")
     assert code == 5, err
     assert fleet.states() == {"plant-1": "done", "plant-2": "done", "plant-3": "pending", "plant-4": "done"}
-    shipped = {s["site"]: s["bytes_shipped"] for s in fleet.result()["sites"]}
+    shipped = {site: s["bytes_shipped"] for site, s in fleet.result()["sites"].items()}
     print(shipped, fleet.links["plant-2"].sent)
     assert 0 < shipped["plant-2"] < 1_000_000
     assert fleet.links["plant-2"].sent < 2_000_000  # all that went over the link
