@@ -31,7 +31,8 @@ class Expected(msgspec.Struct, frozen=True):
         if seen.revision != self.revision:
             stale = f"it has revision {seen.revision}, and had {self.revision}"
         elif seen.containers != self.containers:
-            stale = f"there are other containers, or some were changed by hand: {', '.join(_differing(self.containers, seen.containers))}"
+            others = ", ".join(_differing(self.containers, seen.containers))
+            stale = f"other containers run, or were changed by hand: {others}"
         elif changed := [s for s in {*self.wanted, *seen.wanted} if not _alike(self.wanted.get(s), seen.wanted.get(s))]:
             stale = f"files have changed that decide about {', '.join(sorted(changed))}"
         if stale:

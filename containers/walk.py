@@ -44,7 +44,9 @@ class Rollout:
     roll_back: bool = True
     clock: Clock = field(default_factory=SystemClock)
     pause: Callable[[float], None] = time.sleep
+    journal: Callable[[State, str], None] = lambda state, why: None  # told of the beginning and of how and why it ended
     interrupted: bool = False
+    why: str = ""  # it failed
     _turn: int = 0
     _well: set[str] = field(default_factory=set)  # old ones that were healthy: they must be so again if they come back
 
@@ -54,16 +56,22 @@ class Rollout:
             "ship": self._ship, "swap": self._swap, "gate": self._gate, "commit": self._commit, "undo": self._undo,
         }  # fmt: skip
         state: State = "ship"
-        while state in steps:
-            state = rollout.TRANSITIONS[state, self._event(state, steps[state])]
+        self.journal(state, "")
+        try:
+            while state in steps:
+                state = rollout.TRANSITIONS[state, self._event(state, steps[state])]
+        finally:
+            self.journal(state if state in rollout.EXIT_CODES else "broken", self.why)
         return state
 
     def _event(self, state: State, step: Callable[[], Event]) -> Event:
         try:
             return step()
         except SitestreamError as e:
+            self.why = self.why or str(e)
             self.report(str(e), bad=True)
         except KeyboardInterrupt:
+            self.why = self.why or "interrupted"
             if state == "undo":
                 raise
             self.interrupted = True
