@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import getpass
-import socket
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing
 from datetime import UTC, datetime
@@ -20,6 +18,7 @@ from containers.fleet.drive import Attempt, Driver
 from containers.fleet.events import Aborted, Paused, Resumed
 from containers.fleet.journal import Header, Journal, Wish
 from containers.fleet.policy import PARALLEL_MAX, Policy, Share
+from containers.hold import operator_name
 from pipelines.clock import Clock, SystemClock
 from pipelines.errors import ConfigError
 from pipelines.units import show_duration
@@ -110,7 +109,14 @@ def begin(
     """Roll a release out to sites; the exit code. `options`: what `attempt_of` must know if it is taken up again."""
     clock = clock or SystemClock()
     made = journal.create(
-        folder(context), clock, who=_who(), release=release, policy=policy, sites=sites, note=note, options=options
+        folder(context),
+        clock,
+        who=operator_name(),
+        release=release,
+        policy=policy,
+        sites=sites,
+        note=note,
+        options=options,
     )
     with closing(made), attempt_of(context, made.header) as attempt:
         return _carry_out(context, made, attempt, wait_s, clock)
@@ -174,7 +180,7 @@ Examples:
 def _resume(context: Context, attempt_of: AttemptOf, name: str | None, wait_s: float) -> int:
     clock, fleet = SystemClock(), folder(context)
     name = journal.find(fleet, name)
-    resumed = Resumed(clock.now_ns() / 1e9, _who())
+    resumed = Resumed(clock.now_ns() / 1e9, operator_name())
     record = _still_open(fleet, name)
     if record.driven:
         return _told(context, name, resumed, "goes on in the terminal that carries it out")
@@ -224,7 +230,7 @@ def pause(context: Context, name: str | None) -> int:
     Example:
       pipeline rollout pause; pipeline rollout status; pipeline rollout resume
     """
-    return _told(context, name, Paused(SystemClock().now_ns() / 1e9, _who()), "paused")
+    return _told(context, name, Paused(SystemClock().now_ns() / 1e9, operator_name()), "paused")
 
 
 @click.command()
@@ -240,7 +246,7 @@ def abort(context: Context, name: str | None) -> int:
     Example:
       pipeline rollout abort
     """
-    return _told(context, name, Aborted(SystemClock().now_ns() / 1e9, _who()), "aborted")
+    return _told(context, name, Aborted(SystemClock().now_ns() / 1e9, operator_name()), "aborted")
 
 
 def _told(context: Context, name: str | None, event: Wish, result: str) -> int:
@@ -298,7 +304,3 @@ def _entry(e: journal.Entry) -> dict[str, object]:
 
 def _began(header: Header) -> datetime:
     return datetime.fromisoformat(header.at)
-
-
-def _who() -> str:
-    return f"{getpass.getuser()}@{socket.gethostname()}"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from rich.filesize import decimal
 
-from containers import bus, drift, images, names, rollout
+from containers import bus, drift, history, images, names, rollout
 from containers.commands import (
     Command,
     CreateNetwork,
@@ -22,16 +22,16 @@ from containers.commands import (
 )
 from containers.desired import Desired, desired, layer_store, network, work_for
 from containers.engine import Engine
-from containers.hold import held
+from containers.hold import held, operator_name
 from containers.images import Base
 from containers.packages import Python
 from containers.profiles import CONFIG_DIR, INTERNAL
-from containers.rollout import Actual, Change, Container, Record, Swap
+from containers.rollout import Actual, Change, Container, Record, State, Swap
 from containers.saved_plan import Expected
 from containers.site import GATEWAY, SiteFile
 from containers.walk import Report, Rollout
 from pipelines.clock import Clock, SystemClock
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, SitestreamError
 from pipelines.plan import Plan
 
 _PYTHONS: dict[str, Python] = {}  # by base image: the sites of a fleet mostly have the same
@@ -122,7 +122,9 @@ class Operator:
         swaps += [Swap(c.service, current[c.service].name, None) for c in todo.changes if c.mark == "-"]
         unchanged = {s: c.name for s, c in current.items() if s not in changed}
         after = {d.service: unchanged.get(d.service) or d.container_name(revision) for d in wanted}
-        record = Record(revision, after, self._now(), note=plan.pipeline)
+        record = Record(
+            revision, after, self._now(), plan.pipeline, operator_name(), f"{plan.pipeline} {plan.fingerprint}"
+        )
         return replace(self._rollout(record, swaps, timeout_s, fresh), roll_back=roll_back, soak_s=soak_s)
 
     def revoke(self, plan: Plan) -> None:
@@ -139,8 +141,9 @@ class Operator:
         if mark and actual.records and actual.records[-1].note.endswith(mark):
             return None
         target = rollout.target_of(actual, revision)
+        note = f"back to revision {target.revision} {mark}".strip()
         record = Record(
-            actual.revision + 1, target.services, self._now(), note=f"back to revision {target.revision} {mark}".strip()
+            actual.revision + 1, target.services, self._now(), note, operator_name(), target.what, "rollback"
         )
         return self._rollout(record, rollout.swaps_back(actual, target), timeout_s, ())
 
@@ -201,10 +204,32 @@ class Operator:
             for d in fresh:
                 self.engine.run(d.container(record.revision, self._gateway(d)))
 
+        journal = self._journal(record, tuple(swap.service for swap in swaps))
         errors_max = self.site.site.rollout.errors_max
         return Rollout(
-            self.engine, self.name, record, swaps, ship, self.report, timeout_s, clock=self.clock, errors_max=errors_max
-        )
+            self.engine, self.name, record, swaps, ship, self.report, timeout_s, clock=self.clock, errors_max=errors_max,
+            journal=journal,
+        )  # fmt: skip
+
+    def _journal(self, record: Record, services: tuple[str, ...]) -> Callable[[State, str], None]:
+        """Tells the site's history of an attempt: 'ship' when it begins, then how it ended."""
+        begun_s = self.clock.monotonic_s()
+        _, volumes = self.engine.volumes(names.history(self.name, ""))
+        entry = history.Entry(
+            history.number(self.name, volumes), record.at, record.by, record.action, record.what, record.revision,
+            record.note, services=services,
+        )  # fmt: skip
+
+        def tell(state: State, why: str) -> None:
+            end = replace(entry, result=state, why=why, seconds=round(self.clock.monotonic_s() - begun_s, 1))
+            todo = history.begun(self.name, entry, volumes) if state == "ship" else history.ended(self.name, end)
+            try:
+                for command in todo:
+                    self.engine.run(command, fenced=False)
+            except SitestreamError as e:  # what was done to the site counts more
+                self.report(f"the site's history could not be written: {e}", bad=True)
+
+        return tell
 
     def _things_of(self, fresh: Sequence[Desired]) -> list[Command]:
         """What must be there before containers can be created. Making what exists changes nothing."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from containers import names
 from containers.commands import File
+from containers.profiles import SECOND_NS
 from pipelines.units import show_size
 
 # By the name that people know it by: HostConfig's fields that deploy sets …
@@ -39,6 +40,7 @@ _PLAIN = {
     "Env": "environment", "Entrypoint": "entry point", "Cmd": "command", "WorkingDir": "working directory",
 }  # fmt: skip
 _OF_IMAGE = ("Env", "Entrypoint", "Cmd", "WorkingDir")
+_ORDERED = ("entry point", "command", "health check")
 _SIZES = ("memory", "memory with swap", "memory reservation")
 _SHOWN_CHARS_MAX = 80
 
@@ -69,7 +71,7 @@ def request(
     """
     host = {key: config["HostConfig"][key] for key in _ASKED if key in config["HostConfig"]}
     if not engine.get("MemoryLimit", True):
-        host |= {"Memory": 0, "MemorySwap": 0}
+        host |= {"Memory": 0, "MemorySwap": -1}
     elif not engine.get("SwapLimit", True):
         host["MemorySwap"] = -1
     if not engine.get("PidsLimit", True):
@@ -100,10 +102,7 @@ def _found(service: str, told: Mapping[str, Any], seen: Mapping[str, Any]) -> It
         yield from _compared(service, name, seen["HostConfig"].get(key), told["host"].get(key))
     for key, name in _EMPTY.items():
         yield from _compared(service, name, seen["HostConfig"].get(key), None)
-    joined = seen["NetworkSettings"]["Networks"]
-    yield from _members(service, "network", set(joined), set(told["networks"]))
-    deaf = [n for n in told["networks"] if n in joined and service not in (joined[n]["Aliases"] or [])]
-    yield from (Drift(service, f"network {n}", f"without the name {service}", service) for n in deaf)
+    yield from _members(service, "network", set(seen["NetworkSettings"]["Networks"]), set(told["networks"]))
     own = seen["Config"].get("Volumes") or {}  # which the base image brings along
     mounts = {_mount(m) for m in seen["Mounts"] if m["Destination"] not in own}
     asked = {(m["Source"], m["Target"], "ro" if m["ReadOnly"] else "rw") for m in told["mounts"]}
@@ -120,36 +119,34 @@ def _members(service: str, kind: str, now: set[str], should: set[str]) -> Iterat
 
 
 def _compared(service: str, name: str, now: Any, should: Any) -> Iterator[Drift]:
-    if _normal(now) != _normal(should):
+    now, should = _normal(now, name), _normal(should, name)
+    if now != should:
         yield Drift(service, name, _show(name, now), _show(name, should))
 
 
-def _normal(value: Any) -> Any:
-    """Equal for what means the same: the engine fills in zeros, orders as it likes and writes capabilities with a prefix."""
+def _normal(value: Any, name: str) -> Any:
+    """Equal for what means the same: the engine fills in zeros, orders sets as it likes, writes capabilities with a prefix."""
     if isinstance(value, Mapping):
-        return {k: _normal(v) for k, v in value.items() if _normal(v) is not None} or None
+        return {k: n for k, v in value.items() if (n := _normal(v, name)) is not None} or None
     if isinstance(value, list):
-        return sorted(str(_normal(v)).removeprefix("CAP_") for v in value) or None
+        texts = [str(_normal(v, name)).removeprefix("CAP_") for v in value]
+        return (texts if name in _ORDERED else sorted(texts)) or None
     return value or None
 
 
 def _show(name: str, value: Any) -> str:
-    if value and name in _SIZES:
+    """A normal value."""
+    if value is None:
+        return ""
+    if name in _SIZES:
         return show_size(value) if value > 0 else "unlimited"
-    if value and name == "cpus":
-        return f"{value / 10**9:g}"
+    if name == "cpus":
+        return f"{value / SECOND_NS:g}"
     if name == "environment":  # may hold what is not for showing
-        return ", ".join(sorted(str(line).partition("=")[0] for line in value or []))
+        return ", ".join(str(line).partition("=")[0] for line in value)
     if name == "restart policy":
-        return str((value or {}).get("Name", ""))
-    normal = _normal(value)
-    text = (
-        ", ".join(normal)
-        if isinstance(normal, list)
-        else json.dumps(normal)
-        if isinstance(normal, dict)
-        else str(normal or "")
-    )
+        return str(value.get("Name", ""))
+    text = ", ".join(value) if isinstance(value, list) else json.dumps(value) if isinstance(value, dict) else str(value)
     return text if len(text) <= _SHOWN_CHARS_MAX else f"{text[:_SHOWN_CHARS_MAX]}…"
 
 

@@ -133,7 +133,7 @@ class Engine:
             content = io.BytesIO(b"".join(pieces))
         with tarfile.open(fileobj=content) as tar:
             found = [(m, m.name.partition("/")[2], tar.extractfile(m)) for m in tar if m.isfile()]
-            return {path: c.File(path, data.read(), m.mode, m.uid) for m, path, data in found if data}
+            return {path: c.File(path, data.read(), m.mode & 0o7777, m.uid) for m, path, data in found if data}
 
     def image_id(self, name: str) -> str | None:
         """Id of an image, None if the engine does not have it."""

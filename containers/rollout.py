@@ -67,6 +67,9 @@ class Record:
     services: Mapping[str, str]  # service -> container
     at: str  # ISO 8601, UTC
     note: str = ""
+    by: str = ""  # user@host
+    what: str = ""  # name and fingerprint of the pipeline
+    action: str = "deploy"  # or rollback
 
 
 @dataclass(frozen=True)

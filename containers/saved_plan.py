@@ -21,7 +21,7 @@ class Expected(msgspec.Struct, frozen=True):
     """One site: its revision and containers as they were, the parts of each service as they shall be."""
 
     revision: int
-    containers: dict[str, str]  # service -> id
+    containers: dict[str, str]  # service -> id and drift
     wanted: dict[str, dict[str, str]]  # service -> part -> hash
 
     def check(self, site: str, now: Deployment) -> None:
@@ -31,7 +31,8 @@ class Expected(msgspec.Struct, frozen=True):
         if seen.revision != self.revision:
             stale = f"it has revision {seen.revision}, and had {self.revision}"
         elif seen.containers != self.containers:
-            stale = f"other containers run: {', '.join(_differing(self.containers, seen.containers))}"
+            others = ", ".join(_differing(self.containers, seen.containers))
+            stale = f"other containers run, or were changed by hand: {others}"
         elif changed := [s for s in {*self.wanted, *seen.wanted} if not _alike(self.wanted.get(s), seen.wanted.get(s))]:
             stale = f"files have changed that decide about {', '.join(sorted(changed))}"
         if stale:
@@ -67,7 +68,7 @@ def load(path: Path) -> SavedPlan:
 
 def expected(of: Deployment) -> Expected:
     """What a deployment finds and wants."""
-    containers = {service: c.id for service, c in of.actual.current.items()}
+    containers = {service: " ".join([c.id, *map(str, c.drift)]) for service, c in of.actual.current.items()}
     return Expected(of.actual.revision, containers, {d.service: dict(d.parts) for d in of.wanted})
 
 

@@ -22,18 +22,14 @@ Begin = Callable[[Operator], Rollout | None]
 
 @dataclass
 class SiteReport:
-    """What is done to a site: to a file; `phase` is told what is going on."""
+    """What is done to a site, to a file."""
 
     path: Path
-    phase: Callable[[str], None]
-    trouble: str = ""  # the first that went wrong
 
     def __call__(self, text: str, *, bad: bool = False) -> None:
         """One line, or several of a log."""
         with self.path.open("a") as file:
             file.write(text + "\n")
-        if bad and "\n" not in text:  # else it is a log
-            self.trouble = self.trouble or text
 
 
 @dataclass
@@ -52,16 +48,16 @@ class SiteAttempt:
         if name not in self.sites:
             raise ConfigError(f"site {name} is no longer in the fleet folder")
         site = self.sites[name]
-        report = SiteReport(self.logs / f"{name}.log", phase)
+        report = SiteReport(self.logs / f"{name}.log")
         with closing(Engine(site.site.engine, site.site.engine_tls, site.folder)) as engine:
             operator = Operator(site, engine, report)
             with operator.alone(self.purpose, wait_s=self.lock_timeout_s):
-                return self._carried_out(operator, report)
+                return self._carried_out(operator, phase)
 
-    def _carried_out(self, operator: Operator, report: SiteReport) -> Outcome:
+    def _carried_out(self, operator: Operator, phase: Callable[[str], None]) -> Outcome:
         todo = self.begin(operator)
         if todo:
-            todo.progress = report.phase
+            todo.progress = phase
         state: State = todo.run() if todo else "done"
         if todo and state != "broken":
             operator.prune()
@@ -69,5 +65,4 @@ class SiteAttempt:
             self.finish(operator)
         kind: Kind = KINDS[state] if todo else "unchanged"
         revision = operator.engine.actual(operator.name).revision
-        message = report.trouble if state != "done" else ""
-        return Outcome(kind, message, revision, operator.shipped_bytes)
+        return Outcome(kind, todo.why if todo else "", revision, operator.shipped_bytes)

@@ -53,6 +53,23 @@ def test_deploying_again_changes_nothing(plant: Plant) -> None:
     assert plant.ids() == before
 
 
+def test_what_was_changed_by_hand_is_told_and_mended_by_the_next_deploy(plant: Plant) -> None:
+    before = plant.ids()
+    plant.container("process").update(mem_limit="1g", memswap_limit="1g")
+    bus = plant.engine.client.networks.get(f"sitestream-{plant.name}-bus")
+    bus.disconnect(plant.container("collect"))
+    code, shown, _ = plant.run("plan", "--detailed-exitcode")
+    assert code == 2
+    assert "~ process   drift: memory 2GiB → 1GiB, memory with swap 2GiB → 1GiB\n" in shown
+    assert f"~ collect   drift: network {bus.name} missing\n" in shown
+    assert plant.deploy()[0] == 0
+    assert plant.newest_attempt()["result"] == "done"
+    after = plant.ids()
+    assert {s for s in SERVICES if before[s] != after[s]} == {"process", "collect"}
+    assert plant.run("plan", "--detailed-exitcode")[0] == 0
+    plant.readings_flow()
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_running_service_has_no_more_rights_than_its_profile(plant: Plant, service: str) -> None:
     status = dict(
@@ -190,6 +207,13 @@ def test_a_version_that_crashes_is_rolled_back_with_its_last_words(plant: Plant)
     after = plant.status()
     assert after["revision"] == before["revision"]
     assert {s["service"]: s["id"] for s in after["services"]} == {s["service"]: s["id"] for s in before["services"]}
+    attempt = plant.newest_attempt()
+    assert (attempt["result"], attempt["by"], attempt["services"]) == (
+        "rolled back",
+        operator_name(),
+        ["upload", "process"],
+    )
+    assert re.match(r"process ended( with code 1)? while starting", attempt["why"])
     plant.write()
     assert plant.run("plan", "--detailed-exitcode")[0] == 0
     plant.readings_flow()
@@ -241,6 +265,8 @@ def test_a_deploy_that_is_broken_off_is_mended_by_itself_or_by_the_next(
         process.send_signal(by)
         assert process.wait(60) == code
     assert plant.status()["broken_off"] is (by == signal.SIGKILL)
+    told = {signal.SIGKILL: ("running", ""), signal.SIGINT: ("rolled back", "interrupted")}  # until its lock expires
+    assert (plant.newest_attempt()["result"], plant.newest_attempt()["why"]) == told[by]
     plant.write()
     assert plant.deploy()[0] == 0
     after = plant.ids()
