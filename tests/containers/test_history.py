@@ -109,7 +109,7 @@ def test_another_sites_attempts_and_what_cannot_be_read_are_passed_over() -> Non
         ({}, [("ship", ""), ("done", "")]),
         (
             {"ill": frozenset({_name("process", 2)})},
-            [("ship", ""), ("rolled back", "process was not healthy within 5 s")],
+            [("ship", ""), ("rolled back", "process was not healthy within 5 s: starting")],
         ),
         ({"interrupt": frozenset({_name("process", 2)})}, [("ship", ""), ("rolled back", "interrupted")]),
     ],
@@ -138,7 +138,7 @@ def test_a_rollout_that_is_refused_or_stopped_on_its_way_back_tells_so() -> None
     rollout.journal = lambda state, why: heard.append((state, why))
     with pytest.raises(KeyboardInterrupt):
         rollout.run()
-    assert heard[1::2] == [("refused", "no disk left"), ("broken", "process was not healthy within 5 s")]
+    assert heard[1::2] == [("refused", "no disk left"), ("broken", "process was not healthy within 5 s: starting")]
 
 
 def test_it_is_shown_as_a_table_and_as_json(
