@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import click
 
-from containers import cli_backfill, cli_certs, cli_kubernetes, cli_pipeline, cli_site
+from containers import cli_backfill, cli_certs, cli_keys, cli_kubernetes, cli_pipeline, cli_site
 from containers.cli_shared import Root, shared
 from containers.packages import own_version
 
@@ -39,6 +39,7 @@ for command in (
     cli_site.destroy,
     cli_pipeline.device,
     cli_certs.certs,
+    cli_keys.keys,
     cli_kubernetes.group,
 ):
     main.add_command(command)

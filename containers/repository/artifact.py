@@ -114,7 +114,7 @@ def get_root(repo: Repository, version: int) -> bytes | None:
         found = get_document(repo, TRUST, f"root-{version}")
     except NotFound:
         return None
-    return found and found.content
+    return found.content if found else None
 
 
 def _push(repo: Repository, name: str, content: bytes, media_type: str) -> Descriptor:

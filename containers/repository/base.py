@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from containers.repository.errors import WrongDigest, WrongLength
+from containers.repository.errors import TooLarge, WrongDigest, WrongLength
 from pipelines.errors import ConfigError
 
 MANIFEST_BYTES_MAX = 4 << 20  # what registries accept, too
@@ -118,6 +118,15 @@ def check_reference(reference: str) -> str:
 def is_digest(reference: str) -> bool:
     """Whether it is meant as a digest."""
     return ":" in reference
+
+
+def to_store(content: bytes, media_type: str, reference: str, where: str) -> Manifest:
+    """A manifest that is to be stored under `reference`; `TooLarge` if nobody would read it."""
+    if len(content) > MANIFEST_BYTES_MAX:
+        raise TooLarge(
+            f"a manifest has {len(content)} bytes; at most {MANIFEST_BYTES_MAX} are stored: have fewer layers"
+        )
+    return checked(Manifest(content, media_type, sha256(content)), check_reference(reference), where)
 
 
 def checked(manifest: Manifest, reference: str, where: str) -> Manifest:

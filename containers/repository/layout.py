@@ -30,6 +30,7 @@ from containers.repository.base import (
     pieces,
     sha256,
     sha256_read,
+    to_store,
 )
 from containers.repository.errors import BrokenLayout, Malformed, NotFound, TooLarge, WrongDigest
 from containers.repository.manifests import OCI_INDEX, OCI_MANIFEST, REF_NAME, Body, Descriptor, decode, encode
@@ -100,9 +101,8 @@ class Layout:
 
     def put_manifest(self, name: str, reference: str, content: bytes, media_type: str) -> str:
         """See `Repository.put_manifest`."""
-        check_name(name), check_reference(reference)
-        digest = sha256(content)
-        checked(Manifest(content, media_type, digest), reference, self.where)
+        check_name(name)
+        digest = to_store(content, media_type, reference, self.where).digest
         annotations = {} if is_digest(reference) else {REF_NAME: f"{name}:{reference}"}
         entry = Descriptor(media_type, digest, len(content), annotations)
         with self._files.changing():

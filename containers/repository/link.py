@@ -20,6 +20,7 @@ from pipelines.errors import ConfigError
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10, 60
 ANSWER_BYTES_MAX = 1 << 20  # of anything but blobs and manifests
+ERROR_BYTES_MAX = 4096  # that are looked at
 TOKENS_MAX = 256
 PIECE_BYTES = 64 << 10  # small, since what is lost when a link breaks is fetched again
 
@@ -90,6 +91,7 @@ class Link:
             answer = self._once(method, url, scope, body, headers, params)
             if answer.status_code == requests.codes.unauthorized:
                 with answer:
+                    answer.raw.read(ERROR_BYTES_MAX)
                     asked = challenge(answer.headers.get("WWW-Authenticate", ""))
                 if len(self._authorization) >= TOKENS_MAX:
                     self._authorization.clear()
@@ -99,6 +101,8 @@ class Link:
                 if not answer.ok:
                     self._refused(answer, name)
                 yield answer
+                if answer.raw.length_remaining == 0:
+                    answer.raw.drain_conn()  # so that the connection can be used again
 
     def _once(
         self, method: str, url: str, scope: tuple[str, bool], body: bytes, headers: dict[str, str] | None,
@@ -211,7 +215,7 @@ def streamed(answer: requests.Response) -> Iterator[bytes]:
 def _said(answer: requests.Response) -> tuple[str, str]:
     """The code and the text of a registry's error; of anything else its status."""
     try:
-        first = json.loads(answer.raw.read(4096))["errors"][0]
+        first = json.loads(answer.raw.read(ERROR_BYTES_MAX))["errors"][0]
         return str(first["code"]), f"{first['code']}: {first.get('message', '')}"
     except (ValueError, LookupError, TypeError):
         return "", f"status {answer.status_code}"

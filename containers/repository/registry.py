@@ -20,6 +20,7 @@ from containers.repository.base import (
     checked,
     opened,
     sha256,
+    to_store,
 )
 from containers.repository.errors import NotFound, Unreachable, WrongDigest
 from containers.repository.link import ANSWER_BYTES_MAX, Link, limited, parse_address, streamed
@@ -27,7 +28,7 @@ from containers.repository.manifests import OCI_INDEX, OCI_MANIFEST
 from pipelines.errors import ConfigError
 
 CHUNK_BYTES = 16 << 20
-SEND_TRIES_MAX = 3  # in a row, for one chunk
+SEND_TRIES_MAX = 3  # without getting any further
 PAGES_MAX = 1000
 _ACCEPT = ", ".join(
     (
@@ -82,7 +83,8 @@ class Registry:
             return False
 
     def push_blob(self, name: str, digest: str, size: int, content: Path | bytes) -> bool:
-        """See `Repository.push_blob`. One request up to 16 MiB, else in chunks; a link that breaks goes on where it stopped."""
+        """See `Repository.push_blob`. One request up to 16 MiB, else in chunks; a link that breaks goes on where the registry
+        lets it, at worst at the beginning."""
         if self.has_blob(name, digest):
             return False
         with opened(content, digest, size) as file:
@@ -90,7 +92,7 @@ class Registry:
         return True
 
     def _send_blob(self, full: str, digest: str, size: int, file: BinaryIO) -> None:
-        location, offset, failed = self._begin(full), 0, 0
+        location, offset, furthest, failed = self._begin(full), 0, 0, 0
         while True:
             last = size - offset <= CHUNK_BYTES
             file.seek(offset)
@@ -98,8 +100,9 @@ class Registry:
             try:
                 if last:
                     return self._send_last(full, location, digest, chunk)
-                location, offset, failed = self._send_chunk(full, location, offset, chunk), offset + len(chunk), 0
-            except Unreachable:
+                location, offset = self._send_chunk(full, location, offset, chunk), offset + len(chunk)
+                furthest, failed = max(furthest, offset), failed if offset <= furthest else 0
+            except (Unreachable, NotFound):  # not found: the upload, which some registries give up when a link breaks
                 failed += 1
                 if failed >= SEND_TRIES_MAX:
                     raise
@@ -144,8 +147,7 @@ class Registry:
 
     def put_manifest(self, name: str, reference: str, content: bytes, media_type: str) -> str:
         """See `Repository.put_manifest`."""
-        full, digest = self._full(name), sha256(content)
-        checked(Manifest(content, media_type, digest), check_reference(reference), self.where)
+        full, digest = self._full(name), to_store(content, media_type, reference, self.where).digest
         with self._link.send(
             "PUT", f"{full}/manifests/{reference}", full, body=content, headers={"Content-Type": media_type}
         ) as answer:

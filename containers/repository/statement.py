@@ -1,8 +1,8 @@
 """Signed statements about documents, and whether to believe them (TUF specification 1.0.33). Pure: no clock, no disk, no network.
 
-A *statement* is TUF Targets metadata with exactly one target: the document's path, length and sha256. Its version says which of two
-is newer, `expires` until when it counts. Which keys must sign it stands in a *root*; a root is replaced by one with the next version,
-which the keys of both have signed (5.3), so that keys can be exchanged although no site is visited.
+A *statement* is TUF Targets metadata with exactly one target: the document's path, length and sha256. Its version says which of
+two is newer, `expires` until when it counts. Which keys must sign it stands in a *root*; a root is replaced by one with the next
+version, which the keys of both have signed (5.3), so that keys can be exchanged although no site is visited.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def next_root(state: State, root: bytes) -> State:
     _signers(new.signed, ROOT_ROLE, new, what)
     if new.signed.version != old.version + 1:
         raise e.RootSkipped(
-            f"{what} was given where root {old.version + 1} must follow root {old.version}: roots are taken one by one; push all of them"
+            f"{what} was given where root {old.version + 1} must follow root {old.version}: none may be left out; push them all"
         )
     created(new.signed)
     return msgspec.structs.replace(state, root=root)
@@ -173,7 +173,7 @@ def _require_clock(root: Root, state: State, now_ns: int) -> None:
 def _require_fresh(thing: str, expires: datetime, now_ns: int) -> None:
     if now_ns >= expires.timestamp() * 10**9:
         raise e.Expired(
-            f"{thing} expired at {expires:{TIME_FORMAT}}, and by this machine's clock it is {_shown(now_ns)}: sign it anew; if that "
+            f"{thing} expired at {expires:{TIME_FORMAT}}, and this machine's clock says {_shown(now_ns)}: sign it anew; if that "
             "was done, the repository holds an old copy back"
         )
 

@@ -1,7 +1,7 @@
 """What a site trusts, on its disk: the root, the newest version seen of every document, the latest time seen.
 
-The state lies there twice; each copy is written whole (to the side, fsync, rename), the second after the first, before anything is
-acted upon. So one copy may be lost or damaged without losing what was remembered. If both are, nothing is accepted.
+The state lies there twice; each copy is written whole (to the side, fsync, rename), the second after the first, before anything
+is acted upon. So one copy may be lost or damaged without losing what was remembered. If both are, nothing is accepted.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class TrustStore:
         with locked_folder(self.folder):
             if any(isinstance(found, _Copy) for found in self._copies()):
                 raise ConfigError(
-                    f"{self.folder} trusts a root already: newer roots come from the repository; to begin anew, move the folder away"
+                    f"{self.folder} trusts a root already: newer roots come from the repository; to begin anew, move it away"
                 )
             self._write(_Copy(1, state))
 
@@ -78,8 +78,8 @@ class TrustStore:
 
     def _broken(self, reasons: list[str]) -> BrokenStore:
         return BrokenStore(
-            f"the trust store {self.folder} is missing or damaged ({'; '.join(reasons)}): nothing new is accepted, what runs goes on. "
-            "Set it up again on this machine with the fleet's newest root"
+            f"the trust store {self.folder} is missing or damaged ({'; '.join(reasons)}): nothing new is accepted, what runs "
+            "goes on. Set it up again on this machine with the fleet's newest root"
         )
 
     def _copies(self) -> list[_Copy | str]:
