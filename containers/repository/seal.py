@@ -6,7 +6,6 @@ Sealing hides a secret; who sealed it is not said. It counts only inside a docum
 from __future__ import annotations
 
 import base64
-import binascii
 from dataclasses import dataclass, field
 
 import nacl.exceptions
@@ -16,6 +15,8 @@ import nacl.utils
 from nacl.public import PrivateKey, PublicKey, SealedBox
 
 from pipelines.errors import ConfigError
+
+PASSES, MEMORY_BYTES = argon2id.OPSLIMIT_MODERATE, argon2id.MEMLIMIT_MODERATE  # others would lock out the keys that exist
 
 
 @dataclass(frozen=True)
@@ -65,15 +66,13 @@ def unlock(passphrase: bytes, locked: bytes) -> bytes:
 
 
 def _derived(passphrase: bytes, salt: bytes) -> bytes:
-    return argon2id.kdf(
-        nacl.secret.SecretBox.KEY_SIZE, passphrase, salt, argon2id.OPSLIMIT_MODERATE, argon2id.MEMLIMIT_MODERATE
-    )
+    return argon2id.kdf(nacl.secret.SecretBox.KEY_SIZE, passphrase, salt, PASSES, MEMORY_BYTES)
 
 
 def _key(text: str, which: str) -> bytes:
     try:
         key = base64.b64decode(text, validate=True)
-    except binascii.Error:
+    except ValueError:
         key = b""
     if len(key) != PublicKey.SIZE:  # the text is not shown: it may be the private key
         raise ConfigError(f"this is no {which} key of a site: 44 characters of base64 are expected")

@@ -66,7 +66,7 @@ class TrustStore:
 
     def _there(self) -> Path:
         if not self.folder.is_dir():
-            raise self._broken([f"{self.folder} is not there"])
+            self._read()  # says what is wrong
         return self.folder
 
     def _read(self) -> _Copy:

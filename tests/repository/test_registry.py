@@ -331,7 +331,8 @@ def test_a_push_goes_on_with_what_the_registry_has_kept(monkeypatch: pytest.Monk
         ranges.append(request.headers.get("Content-Range"))
         if len(ranges) == 3:  # the second chunk: the link breaks in the middle
             kept.extend(request.rfile.read(400))
-            return request.connection.close()
+            request.connection.close()
+            return None
         kept.extend(request.rfile.read(length))
         status = {"POST": 202, "PATCH": 202, "GET": 204, "PUT": 201}[request.command]
         return reply(request, status, Location="upload", Range=f"0-{len(kept) - 1}")
