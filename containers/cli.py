@@ -12,6 +12,7 @@ from containers import (
     cli_deploy,
     cli_fleet,
     cli_history,
+    cli_keys,
     cli_kubernetes,
     cli_pipeline,
     cli_rollout,
@@ -59,6 +60,7 @@ for command in (
     cli_site.destroy,
     cli_pipeline.device,
     cli_certs.certs,
+    cli_keys.keys,
     cli_kubernetes.group,
 ):
     main.add_command(command)

@@ -12,6 +12,7 @@ packages="
     dockerd:docker.io  iptables:iptables  debootstrap:debootstrap
     mosquitto:mosquitto  mosquitto_pub:mosquitto-clients
     prometheus:prometheus  promtool:prometheus
+    docker-registry:docker-registry
     ip:iproute2  nft:nftables  ps:procps  setpriv:util-linux
 "
 
