@@ -15,6 +15,7 @@ from containers import (
     cli_keys,
     cli_kubernetes,
     cli_pipeline,
+    cli_release,
     cli_rollout,
     cli_site,
 )
@@ -49,7 +50,8 @@ for command in (
     cli_fleet.sites,
     cli_pipeline.graph,
     cli_backfill.backfill,
-    cli_site.build,
+    cli_release.build,
+    cli_release.load,
     cli_deploy.plan,
     cli_deploy.deploy,
     cli_deploy.rollback,

@@ -26,7 +26,7 @@ def keys() -> None:
     """
 
 
-def _of_a_folder(command: F) -> F:
+def key_options(command: F) -> F:
     """Gives a command `keys`, from the options that say where they are and how they are locked."""
     options = [
         click.option("--keys", "folder", metavar="DIR", type=click.Path(path_type=Path), default=Path("keys"),
@@ -40,14 +40,14 @@ def _of_a_folder(command: F) -> F:
     return shared(command)
 
 
-def _keys(folder: Path, extra: tuple[Path, ...], passphrase: str) -> Keys:
+def keys_of(folder: Path, extra: tuple[Path, ...], passphrase: str) -> Keys:
     return Keys(folder, SystemClock(), (passphrase and resolve(passphrase, "--passphrase")) or b"", extra)
 
 
 @keys.command()
 @click.option("--roots", type=int, default=3, show_default=True, help="How many root keys to make.")
 @click.option("--threshold", type=int, default=2, show_default=True, help="How many of them must sign a change.")
-@_of_a_folder
+@key_options
 @click.pass_obj
 def init(context: Context, roots: int, threshold: int, folder: Path, extra: tuple[Path, ...], passphrase: str) -> None:
     """Make the fleet's keys, once.
@@ -57,7 +57,7 @@ def init(context: Context, roots: int, threshold: int, folder: Path, extra: tupl
       pipeline keys init --passphrase file:/run/secrets/keys
       pipeline keys init --roots 1 --threshold 1
     """
-    ours = _keys(folder, extra, passphrase)
+    ours = keys_of(folder, extra, passphrase)
     made = ours.init(roots, threshold)
     _warn(context, ours, made)
     context.console.data(
@@ -68,7 +68,7 @@ def init(context: Context, roots: int, threshold: int, folder: Path, extra: tupl
 
 @keys.command()
 @click.argument("role", type=click.Choice(["root", "release"]))
-@_of_a_folder
+@key_options
 @click.pass_obj
 def add(context: Context, role: Role, folder: Path, extra: tuple[Path, ...], passphrase: str) -> None:
     """Make one more key of a ROLE, 'root' or 'release'.
@@ -77,7 +77,7 @@ def add(context: Context, role: Role, folder: Path, extra: tuple[Path, ...], pas
     Example:
       pipeline keys add release --key /media/a/root-1.key --key /media/b/root-2.key
     """
-    ours = _keys(folder, extra, passphrase)
+    ours = keys_of(folder, extra, passphrase)
     made = ours.add(role)
     _warn(context, ours, [made])
     _tell(context, ours, f"made {made}", {"made": made})
@@ -85,7 +85,7 @@ def add(context: Context, role: Role, folder: Path, extra: tuple[Path, ...], pas
 
 @keys.command()
 @click.argument("name")
-@_of_a_folder
+@key_options
 @click.pass_obj
 def rotate(context: Context, name: str, folder: Path, extra: tuple[Path, ...], passphrase: str) -> None:
     """Put a new key in place of the key NAME.
@@ -94,7 +94,7 @@ def rotate(context: Context, name: str, folder: Path, extra: tuple[Path, ...], p
     Example:
       pipeline keys rotate release-1 --key /media/a/root-1.key --key /media/b/root-2.key
     """
-    ours = _keys(folder, extra, passphrase)
+    ours = keys_of(folder, extra, passphrase)
     made = ours.rotate(name)
     _warn(context, ours, [made])
     _tell(context, ours, f"made {made}; {name} counts no more: destroy its file", {"made": made, "revoked": name})
@@ -102,7 +102,7 @@ def rotate(context: Context, name: str, folder: Path, extra: tuple[Path, ...], p
 
 @keys.command()
 @click.argument("name")
-@_of_a_folder
+@key_options
 @click.pass_obj
 def revoke(context: Context, name: str, folder: Path, extra: tuple[Path, ...], passphrase: str) -> None:
     """Let the key NAME count no more, because it is lost or stolen.
@@ -111,13 +111,13 @@ def revoke(context: Context, name: str, folder: Path, extra: tuple[Path, ...], p
     Example:
       pipeline keys revoke root-3 --key /media/a/root-1.key --key /media/b/root-2.key
     """
-    ours = _keys(folder, extra, passphrase)
+    ours = keys_of(folder, extra, passphrase)
     ours.revoke(name)
     _tell(context, ours, f"{name} counts no more: destroy its file", {"revoked": name})
 
 
 @keys.command()
-@_of_a_folder
+@key_options
 @click.pass_obj
 def show(context: Context, folder: Path, extra: tuple[Path, ...], passphrase: str) -> None:
     """List the keys that count, and where their private halves are.
@@ -127,7 +127,7 @@ def show(context: Context, folder: Path, extra: tuple[Path, ...], passphrase: st
       pipeline keys show
       pipeline keys show -o json | jq '.keys[] | select(.kept == "plain")'
     """
-    ours = _keys(folder, extra, passphrase)
+    ours = keys_of(folder, extra, passphrase)
     root, listed = ours.root(), ours.listed()
     rows = [[key.name, key.role, key.keyid[:8], key.kept] for key in listed]
     text = (

@@ -10,14 +10,13 @@ from contextlib import closing, contextmanager
 import click
 
 from containers.cli_shared import Context, Duration, lock_timeout, shared
-from containers.console import Console, table
+from containers.console import Console
 from containers.deploy import Operator
 from containers.engine import Engine
 from containers.rollout import Container
 from containers.site import SiteFile
 from pipelines.clock import SystemClock
 from pipelines.errors import ConfigError, SitestreamError
-from pipelines.load import load
 
 
 @contextmanager
@@ -25,24 +24,6 @@ def operator_of(site: SiteFile, console: Console) -> Iterator[Operator]:
     """Acts on a site, and says on the console what it does."""
     with closing(Engine(site.site.engine, site.site.engine_tls, site.folder)) as engine:
         yield Operator(site, engine, console)
-
-
-@click.command()
-@shared
-@click.pass_obj
-def build(context: Context) -> None:
-    """Build the images of a site's services on its engine, and leave what runs alone.
-
-    Needs the package index the first time only. `deploy` builds what is missing by itself.
-
-    \b
-    Example:
-      pipeline build --site hall1.toml
-    """
-    with operator_of(context.site(), context.console) as operator, context.console.working("building images"):
-        made = operator.build(load(operator.site.pipeline).plan())
-    text = table(["SERVICE", "IMAGE"], [[d.service, d.tag] for d in made])
-    context.console.data(text, {"images": {d.service: d.tag for d in made}})
 
 
 @click.command()

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from rich.filesize import decimal
 
-from containers import bus, drift, history, images, names, rollout
+from containers import bases, bus, drift, history, images, names, rollout
 from containers.commands import (
     Command,
     CreateNetwork,
@@ -26,6 +26,7 @@ from containers.hold import held, operator_name
 from containers.images import Base
 from containers.packages import Python
 from containers.profiles import CONFIG_DIR, INTERNAL
+from containers.release import Build
 from containers.rollout import Actual, Change, Container, Record, State, Swap
 from containers.saved_plan import Expected
 from containers.site import GATEWAY, SiteFile
@@ -90,6 +91,20 @@ class Operator:
         wanted = tuple(desired(self.site, plan, self._base(pull=True), self._identities(plan, renew=False), fetch=True))
         self._load(wanted)
         return wanted
+
+    def release(self, plan: Plan) -> Build:
+        """All that a release of a plan is made of, with nothing left on the engine."""
+        store, name = layer_store(), self.site.site.base_image
+        base = self._base(pull=True)
+        assert base.image is not None  # else it would have been refused
+        if not all(layer.digest for layer in base.image.layers):
+            known = bases.recall(store.folder / bases.FOLDER, name)
+            if known is None or known.id != base.id:
+                known = replace(base, image=self.engine.export(name, base.image, store))
+                bases.remember(store.folder / bases.FOLDER, name, bases.Known.of(known))
+            base = known
+        wanted = desired(self.site, plan, base, self._identities(plan, renew=False), secrets=False, fetch=True)
+        return Build(plan, name, base, tuple(wanted), store)
 
     def deploy(
         self,
@@ -257,9 +272,12 @@ class Operator:
     def _base(self, *, pull: bool) -> Base:
         """The base image. One that is not there, if it is not to be pulled, is taken to have this machine's Python."""
         name = self.site.site.base_image
-        if pull:
-            self.engine.pull(name)
         found = self.engine.base(name)
+        if found is None and (known := bases.recall(layer_store().folder / bases.FOLDER, name)):
+            return known  # its layers are shipped with the others
+        if found is None and pull:
+            self.engine.pull(name)
+            found = self.engine.base(name)
         if found is None:
             return images.unseen(name)
         python = _PYTHONS.get(found.id) or self.engine.python_of(name)

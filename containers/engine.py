@@ -7,11 +7,13 @@ import io
 import json
 import socket
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from functools import singledispatchmethod
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import docker
 import docker.errors
@@ -21,7 +23,7 @@ import requests.exceptions
 from containers import commands as c
 from containers import drift, names, oci
 from containers.oci import archive
-from containers.oci.layers import write_tar
+from containers.oci.layers import copy_tar, write_tar
 from containers.packages import Python
 from containers.profiles import ASK, CONFIG_DIR, METRICS_PORT, PROBE, STOP_S, UID
 from containers.rollout import Actual, Container, Record
@@ -237,6 +239,24 @@ class Engine:
         kept = {k: v for k in ("Env",) if (v := seen["Config"].get(k))}
         return oci.Base(tuple(map(oci.Layer, seen["RootFS"]["Layers"])), machine, kept)
 
+    def export(self, name: str, base: oci.Base, store: oci.LayerStore) -> oci.Base:
+        """The base image `name` with its layers in the store."""
+        with tempfile.TemporaryFile() as file, self._explained(f"save image {name}"):
+            for piece in self._api.get_image(name):
+                file.write(piece)
+            file.seek(0)
+            with tarfile.open(fileobj=file) as tar:
+                (about,) = json.load(_member(tar, "manifest.json"))
+                layers = tuple(
+                    store.made(f"layer-{layer.diff_id.removeprefix('sha256:')}", copy_tar(_member(tar, path)))
+                    for layer, path in zip(base.layers, about["Layers"], strict=True)
+                )
+        if [layer.diff_id for layer in layers] != [layer.diff_id for layer in base.layers]:
+            raise ConfigError(
+                f"the engine at {self.url} saves image {name} in a form that is not known: take another engine"
+            )
+        return replace(base, layers=layers)
+
     def has(self, image: oci.Image) -> bool:
         """Whether the engine has this very image under its name."""
         return self.image_id(image.tag) == image.id
@@ -380,6 +400,12 @@ def _knock(url: str) -> None:
         ) from e
     except OSError as e:
         raise Unavailable(f"no Docker engine answers at {url}: start it, or correct `engine` in the site file") from e
+
+
+def _member(tar: tarfile.TarFile, path: str) -> IO[bytes]:
+    found = tar.extractfile(path)
+    assert found is not None  # it is a file
+    return found
 
 
 def _if_there(remove: Callable[..., object], name: str, **options: Any) -> None:

@@ -63,6 +63,20 @@ class LayerStore:
             return layer if self.path(layer).exists() else None
         return None
 
+    def keep(self, key: str, layer: Layer) -> None:
+        """Note that a layer, which is here, is what inputs of that key make."""
+        (self.folder / "made").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix="making-") as scratch:
+            note = Path(scratch, "note")
+            note.write_text(json.dumps(asdict(layer)))
+            note.rename(self.folder / "made" / key)
+
+    @contextlib.contextmanager
+    def opened(self, layer: Layer) -> Iterator[tarfile.TarFile]:
+        """The tar of a layer that is here."""
+        with tarfile.open(self.path(layer), "r:gz") as tar:
+            yield tar
+
     def made(self, key: str, write: Callable[[IO[bytes]], None]) -> Layer:
         """The layer that `write` writes as a tar; from the cache if one with this key was made before.
 
@@ -82,9 +96,7 @@ class LayerStore:
                     write(cast(IO[bytes], above))
             layer = Layer(above.digest, below.digest, below.size)
             blob.rename(self.path(layer))
-            note = Path(scratch, "note")
-            note.write_text(json.dumps(asdict(layer)))
-            note.rename(self.folder / "made" / key)
+        self.keep(key, layer)
         return layer
 
 
