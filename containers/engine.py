@@ -86,9 +86,9 @@ class Engine:
                 seen = self._api.inspect_container(name)
             except docker.errors.NotFound:
                 return None
-        health = seen["State"].get("Health", {}).get("Status", "starting")
-        if health == "starting" and seen["State"]["Status"] == "running" and self._probe(name):
-            health = "healthy"
+            health = seen["State"].get("Health", {}).get("Status", "starting")
+            if health == "starting" and seen["State"]["Status"] == "running" and self._probe(name):
+                health = "healthy"
         return _container(seen, health)
 
     def said(self, name: str) -> str:
