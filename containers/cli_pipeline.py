@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from containers import draw
-from containers.cli_shared import Context, shared
+from containers.cli_shared import Context, shared, stands_alone
 from containers.console import coloured, table
-from containers.desired import check as check_needs
-from containers.desired import work_for
+from containers.desired import check_given, work_for
+from containers.fleet.folder import FleetError
+from containers.fleet.tables import listed
+from containers.site import SiteFile
 from pipelines import dimensions
+from pipelines.errors import SitestreamError
 from pipelines.load import load
-from pipelines.plan import READ
+from pipelines.plan import READ, Plan
 
 
 @click.command()
@@ -23,32 +27,75 @@ from pipelines.plan import READ
 @shared
 @click.pass_obj
 def check(context: Context, file: str | None) -> None:
-    """Check a pipeline, and the site file that goes with it. No network.
+    """Check a pipeline, and the site file or the sites of a fleet that go with it. No network.
 
-    Without FILE, the site file and its pipeline; with FILE, that pipeline alone.
+    Without FILE, the chosen sites and their pipelines; with FILE, that pipeline alone.
 
     \b
     Examples:
       pipeline check press.py
       pipeline check --site hall1.toml
+      pipeline check --site 'plant-*'
     """
-    site = None if file else context.site()
-    path: str = file or site.pipeline  # type: ignore[union-attr]  # one of both is there
+    if file:
+        plan = _checked(file)
+        context.console.data(_summary(plan), _facts(plan))
+        return
+    sites = context.sites()
+    plans = _checked_of(sites)
+    shown = [_summary(plan) for plan in plans.values()]
+    if stands_alone(sites):
+        (site,), (plan,) = sites, plans.values()
+        shown.append(f"site {site.site.site} ({site.path}) is well")
+        context.console.data("\n".join(shown), _facts(plan) | {"site": site.site.site})
+        return
+    well = "site is well" if len(sites) == 1 else "sites are well"
+    shown.append(f"{len(sites):,} {well}: {listed(s.site.site for s in sites)}")
+    facts = [_facts(plan) | {"sites": [s.site.site for s in sites if s.pipeline == at]} for at, plan in plans.items()]
+    context.console.data("\n".join(shown), {"pipelines": facts})
+
+
+def _checked(path: str) -> Plan:
     plan = load(path).plan()
     dimensions.load(plan, dimensions.folder_of(path))
-    parts = {
+    return plan
+
+
+def _checked_of(sites: Sequence[SiteFile]) -> dict[str, Plan]:
+    """The pipelines of sites, each read once, by where they are; `FleetError` with all that is wrong with any site."""
+    plans: dict[str, Plan] = {}
+    problems: dict[str, None] = {}  # each once, in their order
+    for path in dict.fromkeys(s.pipeline for s in sites):
+        try:
+            plans[path] = _checked(path)
+        except SitestreamError as e:
+            problems[str(e)] = None
+    for site in sites:
+        try:
+            if site.pipeline in plans:
+                check_given(site, plans[site.pipeline])
+        except SitestreamError as e:
+            problems[str(e)] = None
+    if problems:
+        raise FleetError(sites[0].folder, list(problems))
+    return plans
+
+
+def _parts(plan: Plan) -> dict[str, list[str]]:
+    return {
         "sources": [s.name for s in plan.steps if s.kind in READ],
         "results": [s for s in plan.outputs if s not in plan.exchanges],
         "services": [p.service for p in work_for(plan)],
     }
-    facts: dict[str, object] = {"pipeline": plan.pipeline, "fingerprint": plan.fingerprint, **parts}
-    shown = "; ".join(f"{name} {', '.join(of) or 'none'}" for name, of in parts.items())
-    lines = [f"pipeline {plan.pipeline} is well: {shown}"]
-    if site is not None:
-        check_needs(site, plan)
-        facts["site"] = site.site.site
-        lines.append(f"site {site.site.site} ({site.path}) is well")
-    context.console.data("\n".join(lines), facts)
+
+
+def _summary(plan: Plan) -> str:
+    shown = "; ".join(f"{name} {', '.join(of) or 'none'}" for name, of in _parts(plan).items())
+    return f"pipeline {plan.pipeline} is well: {shown}"
+
+
+def _facts(plan: Plan) -> dict[str, object]:
+    return {"pipeline": plan.pipeline, "fingerprint": plan.fingerprint, **_parts(plan)}
 
 
 @click.command()

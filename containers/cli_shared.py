@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,11 +12,14 @@ from typing import Any, TypeVar
 import click
 
 from containers.console import Console
+from containers.fleet.folder import FLEET_FILE, SITES_FOLDER, load_fleet
+from containers.fleet.tables import listed
 from containers.site import SiteFile, load_site
 from pipelines.errors import ConfigError, SitestreamError
 from pipelines.units import duration_s
 
 USAGE, INTERRUPTED = 64, 130
+FLEET_VARIABLE = "SITESTREAM_FLEET"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -23,12 +27,61 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Context:
     """What the options say that every command has."""
 
-    site_path: Path = Path("site.toml")
+    chosen: list[str] = field(default_factory=list)  # --site: site files, or names of a fleet's sites
+    groups: list[str] = field(default_factory=list)
+    fleet: Path | None = None
     console: Console = field(default_factory=Console)
 
+    def sites(self) -> list[SiteFile]:
+        """The sites that a command is for: those chosen, or all of the fleet, or that of site.toml if there is no fleet."""
+        files = [Path(chosen) for chosen in self.chosen if _is_file(chosen)]
+        if not files:
+            folder = self.fleet_folder()
+            return load_fleet(folder).select(self.chosen, self.groups) if folder else [load_site(Path("site.toml"))]
+        if len(files) < len(self.chosen) or self.groups or self.fleet:
+            raise ConfigError(
+                f"--site {files[0]} is a site file, which stands alone: to choose from a fleet give names of sites, such as "
+                f"--site {files[0].stem}"
+            )
+        return [_alone(path) for path in files]
+
     def site(self) -> SiteFile:
-        """The site file."""
-        return load_site(self.site_path)
+        """The site, for a command that is for one."""
+        found = self.sites()
+        if len(found) > 1:
+            names = listed(s.site.site for s in found)
+            raise ConfigError(
+                f"this command is for one site, and {len(found):,} are chosen ({names}): name it with --site"
+            )
+        return found[0]
+
+    def fleet_folder(self) -> Path | None:
+        """The fleet's folder: the one that is named, else this one if it is one; None if there is none."""
+        named = self.fleet or os.environ.get(FLEET_VARIABLE)
+        if named or Path(FLEET_FILE).exists():
+            return Path(named or "")
+        if self.chosen or self.groups:
+            raise ConfigError(
+                f"there is no {FLEET_FILE} here to choose sites from: name the fleet folder with --fleet DIR, or a site file "
+                "with --site FILE.toml"
+            )
+        return None
+
+
+def stands_alone(sites: Sequence[SiteFile]) -> bool:
+    """Whether a command is for one site file that is no part of a fleet."""
+    return len(sites) == 1 and sites[0].fleet is None
+
+
+def _is_file(chosen: str) -> bool:
+    return chosen.endswith(".toml") or "/" in chosen
+
+
+def _alone(path: Path) -> SiteFile:
+    folder = path.absolute().parent.parent
+    if path.absolute().parent.name == SITES_FOLDER and (folder / FLEET_FILE).exists():
+        raise ConfigError(f"{path} is part of a fleet: choose it with --fleet {folder} --site {path.stem}")
+    return load_site(path)
 
 
 class Root(click.Group):
@@ -58,8 +111,14 @@ class Root(click.Group):
 def shared(command: F) -> F:
     """Gives a command the options that all have. They may stand before or after its name."""
 
-    def set_site(ctx: click.Context, _: object, value: Path | None) -> None:
-        ctx.ensure_object(Context).site_path = value or ctx.ensure_object(Context).site_path
+    def add_sites(ctx: click.Context, _: object, values: tuple[str, ...]) -> None:
+        ctx.ensure_object(Context).chosen.extend(values)
+
+    def add_groups(ctx: click.Context, _: object, values: tuple[str, ...]) -> None:
+        ctx.ensure_object(Context).groups.extend(values)
+
+    def set_fleet(ctx: click.Context, _: object, value: Path | None) -> None:
+        ctx.ensure_object(Context).fleet = value or ctx.ensure_object(Context).fleet
 
     def set_output(ctx: click.Context, _: object, value: Any) -> None:
         console = ctx.ensure_object(Context).console
@@ -71,7 +130,12 @@ def shared(command: F) -> F:
 
     kind = click.Path(path_type=Path)
     options = [
-        click.option("--site", metavar="FILE", type=kind, expose_value=False, callback=set_site, help="Site file [site.toml]."),
+        click.option("--site", metavar="NAME", multiple=True, expose_value=False, callback=add_sites,
+                     help="A site of the fleet, or some: 'plant-*'; or a site file that stands alone [site.toml]. Repeatable."),
+        click.option("--group", metavar="NAME", multiple=True, expose_value=False, callback=add_groups,
+                     help="Sites of a group of the fleet. With --site both must hold. Repeatable."),
+        click.option("--fleet", metavar="DIR", type=kind, expose_value=False, callback=set_fleet,
+                     help="Fleet folder [where fleet.toml is: here, or SITESTREAM_FLEET]."),
         click.option("-o", "--output", type=click.Choice(["text", "json"]), expose_value=False, callback=set_output,
                      help="How results are written [text]."),
         click.option("--no-color", is_flag=True, expose_value=False, callback=set_colour, help="Plain text."),
@@ -92,3 +156,12 @@ class Duration(click.ParamType):
             return duration_s(str(value))
         except ConfigError as e:
             self.fail(str(e), param, ctx)
+
+
+lock_timeout = click.option(
+    "--lock-timeout",
+    type=Duration(),
+    default="0s",
+    show_default=True,
+    help="Wait so long while somebody else changes the site.",
+)

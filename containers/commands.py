@@ -4,27 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file for an image or a volume. Its content is a path of this machine, or bytes (never shown: may be secret)."""
+    """A file for an image or a volume; a folder if its path ends with a slash. Its content is never shown: it may be secret."""
 
     path: str
-    content: bytes | Path = field(repr=False)
+    content: bytes = field(repr=False)
     mode: int = 0o444
     uid: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """An image to be built: its tag is derived from all that goes into it, so one that exists is never built again."""
-
-    tag: str
-    dockerfile: str
-    files: tuple[File, ...] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,8 +19,10 @@ import msgspec
 
 from connectors.secrets import Secret
 from containers import bus, images, names
-from containers.commands import CreateContainer, File, Image
+from containers.commands import CreateContainer, File
+from containers.fetch import cache_dir
 from containers.images import Base, Contents
+from containers.oci import Image, LayerStore
 from containers.profiles import (
     CONFIG_DIR,
     DATA_DIR,
@@ -58,7 +59,9 @@ class Desired:
     """A service as it must be. `parts` are what its fingerprint is made of, by name, each a hash."""
 
     profile: Profile
-    contents: Contents = field(repr=False)
+    tags: tuple[str, ...]  # of its image and of those under it, lowest first
+    images: tuple[Image, ...] = field(repr=False)  # the same, if they could be made
+    pins: tuple[tuple[str, ...], ...] = field(repr=False)  # the packages of each layer of packages, lowest first
     settings: Settings
     secrets: tuple[File, ...]
     networks: tuple[str, ...]
@@ -85,10 +88,10 @@ class Desired:
         image, so another window changes all of them, and the edition of `process` alone."""
         return _hash({name: self.parts[name] for name in IMAGE_PARTS if name in self.parts})
 
-    @cached_property
-    def image(self) -> Image:
-        """Its image."""
-        return images.service_image(self.profile, self.contents)
+    @property
+    def tag(self) -> str:
+        """Name of its image."""
+        return self.tags[-1]
 
     @property
     def config_volume(self) -> str:
@@ -123,7 +126,7 @@ class Desired:
             names.REVISION: str(revision),
             names.FINGERPRINT: self.fingerprint,
             names.PIPELINE: self.pipeline,
-            names.IMAGES: _json([self.image.tag, self.contents.parent_tag, self.contents.packages_tag]),
+            names.IMAGES: _json(self.tags[::-1]),
             names.CONFIG: self.config_volume,
             names.PARTS: _json(self.parts),
             names.STATE: _json(self.state),
@@ -133,7 +136,7 @@ class Desired:
         mounts = (Mount(self.config_volume, CONFIG_DIR, read_only=True), *self.mounts)
         config = container_config(
             self.service,
-            self.image.tag,
+            self.tag,
             networks=self.networks,
             hosts=hosts,
             mounts=mounts,
@@ -141,6 +144,11 @@ class Desired:
             labels=labels,
         )
         return CreateContainer(self.container_name(revision), config, self.networks[1:])
+
+
+def layer_store() -> LayerStore:
+    """Where layers are kept on this machine."""
+    return LayerStore(cache_dir() / "layers")
 
 
 def network(site: SiteFile, name: str) -> str:
@@ -155,16 +163,23 @@ def work_for(plan: Plan) -> list[Profile]:
 
 
 def desired(
-    site: SiteFile, plan: Plan, base: Base, identities: bus.Files | None = None, *, secrets: bool = True
+    site: SiteFile,
+    plan: Plan,
+    base: Base,
+    identities: bus.Files | None = None,
+    *,
+    secrets: bool = True,
+    fetch: bool = False,
 ) -> list[Desired]:
     """Every service that the plan needs at the site; `identities` as `bus.identity_files` gives them.
 
-    Reads our own code, the pipeline's files and the secrets; without `secrets` these have names and no content.
+    Reads our own code, the pipeline's files and the secrets; without `secrets` these have names and no content. With `fetch` all
+    images are made, and packages for them fetched if need be; without it, only those that the cache has all for.
     `ConfigError` if something of that is missing.
     """
     check(site, plan)
     certified = identities or {}
-    return [_desired(site, plan, base, p, certified.get(p.service), secrets) for p in work_for(plan)]
+    return [_desired(site, plan, base, p, certified.get(p.service), secrets, fetch) for p in work_for(plan)]
 
 
 def check(site: SiteFile, plan: Plan) -> None:
@@ -172,11 +187,16 @@ def check(site: SiteFile, plan: Plan) -> None:
 
     Looks at no secret and no engine.
     """
+    dimensions.load(plan, dimensions.folder_of(site.pipeline))
+    check_given(site, plan)
+
+
+def check_given(site: SiteFile, plan: Plan) -> None:
+    """`ConfigError` if the pipeline needs something that the site file does not give. Reads nothing."""
     if any(plan.sinks_of("parquet")) and not site.site.store:
         raise ConfigError(
             f"{site.path}: the pipeline writes Parquet tables and there is no `store`: add store = 's3://bucket/folder'"
         )
-    dimensions.load(plan, dimensions.folder_of(site.pipeline))
     for profile in work_for(plan):
         given = getattr(site.site.services, profile.service).secrets
         for secret, whose in _secrets_needed(site, plan, profile.service).items():
@@ -198,16 +218,17 @@ def _secrets_needed(site: SiteFile, plan: Plan, service: str) -> dict[str, str]:
 
 
 def _desired(
-    site: SiteFile, plan: Plan, base: Base, profile: Profile, certified: tuple[File, ...] | None, with_secrets: bool
+    site: SiteFile,
+    plan: Plan,
+    base: Base,
+    profile: Profile,
+    certified: tuple[File, ...] | None,
+    with_secrets: bool,
+    fetch: bool,
 ) -> Desired:
     service, own = profile.service, getattr(site.site.services, profile.service)
-    streams: dict[str, Any] = dict(plan.sources)
-    readers = {
-        "collect": [s.reader for s in readable(plan).values()],
-        "process": [s.decoder for s in streams.values() if foreign(s)],
-    }.get(service, [])
-    facts = dimensions.files(plan, dimensions.folder_of(site.pipeline)) if service == "process" else {}
-    contents = images.contents(profile, site.pipeline, readers, base, facts)
+    facts = _facts(site, plan, service)
+    contents = contents_of(site, plan, base, profile)
     settings = _settings(site, profile)
     secrets = tuple(
         File(
@@ -239,7 +260,9 @@ def _desired(
     state = plan.versions if service == "process" else {}
     return Desired(
         profile,
-        contents,
+        tuple(dict.fromkeys([contents.packages_tag, contents.parent_tag, images.service_tag(profile, contents)])),
+        images.made(profile, contents, layer_store(), fetch=fetch),
+        tuple(pins for pins in (contents.common, contents.extra) if pins),
         settings,
         (*secrets, *(certified or ())),
         networks,
@@ -250,6 +273,20 @@ def _desired(
         parts,
         state,
     )
+
+
+def contents_of(site: SiteFile, plan: Plan, base: Base, profile: Profile) -> Contents:
+    """What the image of a service holds, to do a plan's work."""
+    streams: dict[str, Any] = dict(plan.sources)
+    readers = {
+        "collect": [s.reader for s in readable(plan).values()],
+        "process": [s.decoder for s in streams.values() if foreign(s)],
+    }.get(profile.service, [])
+    return images.contents(profile, site.pipeline, readers, base, _facts(site, plan, profile.service))
+
+
+def _facts(site: SiteFile, plan: Plan, service: str) -> Mapping[str, bytes]:
+    return dimensions.files(plan, dimensions.folder_of(site.pipeline)) if service == "process" else {}
 
 
 def _settings(site: SiteFile, profile: Profile) -> Settings:

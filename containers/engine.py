@@ -9,6 +9,8 @@ import socket
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from functools import singledispatchmethod
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -19,7 +21,9 @@ import docker.tls
 import requests.exceptions
 
 from containers import commands as c
-from containers import names
+from containers import drift, names, oci
+from containers.oci import archive
+from containers.oci.layers import copy_tar, write_tar
 from containers.packages import Python
 from containers.profiles import ASK, CONFIG_DIR, METRICS_PORT, PROBE, STOP_S, UID
 from containers.rollout import Actual, Container, Record
@@ -38,12 +42,12 @@ class Engine:
 
     def __init__(self, url: str, tls: EngineTls | None = None, folder: Path = Path()) -> None:
         self.url = url
-        config = tls and docker.tls.TLSConfig(
-            client_cert=(str(folder / tls.cert), str(folder / tls.key)), ca_cert=str(folder / tls.ca), verify=True
-        )
         if url.startswith("unix://"):
             _knock(url)
         with self._explained("connect"):
+            config = tls and docker.tls.TLSConfig(
+                client_cert=(str(folder / tls.cert), str(folder / tls.key)), ca_cert=str(folder / tls.ca), verify=True
+            )
             self._docker = docker.DockerClient(
                 base_url=url,
                 version="auto",
@@ -52,6 +56,7 @@ class Engine:
                 use_ssh_client=url.startswith("ssh:"),
             )
         self._api: Any = self._docker.api  # the calls that mirror the Engine API, many of them untyped
+        self.fence: Callable[[], None] = lambda: None  # raises if the site may not be changed any more; see `hold`
 
     def close(self) -> None:
         """Close the connection."""
@@ -120,6 +125,18 @@ class Engine:
             if rest:
                 yield rest.decode(errors="replace")
 
+    def files(self, container: str, folder: str) -> dict[str, c.File]:
+        """The files below a folder of a container, running or not, by their paths in there."""
+        with self._explained(f"read {folder} of {container}"):
+            try:
+                pieces, _ = self._api.get_archive(container, folder)
+            except docker.errors.NotFound:
+                return {}
+            content = io.BytesIO(b"".join(pieces))
+        with tarfile.open(fileobj=content) as tar:
+            found = [(m, m.name.partition("/")[2], tar.extractfile(m)) for m in tar if m.isfile()]
+            return {path: c.File(path, data.read(), m.mode & 0o7777, m.uid) for m, path, data in found if data}
+
     def image_id(self, name: str) -> str | None:
         """Id of an image, None if the engine does not have it."""
         with self._explained(f"look up image {name}"):
@@ -139,6 +156,16 @@ class Engine:
                     f"the engine has no network {network}: create it, or take its name out of [networks]"
                 ) from e
         return next((s["Gateway"] for s in subnets or [] if s.get("Gateway")), "")
+
+    def volumes(self, prefix: str) -> tuple[float, dict[str, dict[str, str]]]:
+        """The engine's own time, in whole seconds since the epoch, and labels of all volumes whose names begin so."""
+        url = f"{self._api.base_url}/v{self._api.api_version}/volumes"
+        with self._explained("list volumes"):
+            answer = self._api.get(url, params={"filters": json.dumps({"name": [prefix]})}, timeout=CALL_TIMEOUT_S)
+            answer.raise_for_status()
+        found = {v["Name"]: v["Labels"] or {} for v in answer.json()["Volumes"] or []}
+        now = parsedate_to_datetime(answer.headers["Date"]).timestamp()
+        return now, {name: labels for name, labels in found.items() if name.startswith(prefix)}
 
     def labelled(self, site: str) -> Iterator[c.Command]:
         """Commands that remove every network and volume of a site, the volumes with data last."""
@@ -201,25 +228,80 @@ class Engine:
         version, machine, libc = json.loads(answer)
         return Python(tuple(version), machine, libc.removeprefix("glibc") if libc.startswith("glibc") else "")
 
-    def build(self, image: c.Image) -> None:
-        """Build an image unless the engine has it. There is no network inside the build."""
-        if self.image_id(image.tag):
+    def base(self, name: str) -> oci.Base | None:
+        """What an image is that others are to stand on; None if the engine does not have it."""
+        with self._explained(f"look up image {name}"):
+            try:
+                seen = self._api.inspect_image(name)
+            except docker.errors.ImageNotFound:
+                return None
+        machine = {goarch: m for m, goarch in oci.ARCHITECTURES.items()}.get(seen["Architecture"], seen["Architecture"])
+        kept = {k: v for k in ("Env",) if (v := seen["Config"].get(k))}
+        return oci.Base(tuple(map(oci.Layer, seen["RootFS"]["Layers"])), machine, kept)
+
+    def export(self, name: str, base: oci.Base, store: oci.LayerStore) -> oci.Base:
+        """The base image `name` with its layers in the store."""
+        with tempfile.TemporaryFile() as file, self._explained(f"save image {name}"):
+            for piece in self._api.get_image(name):
+                file.write(piece)
+            file.seek(0)
+            with tarfile.open(fileobj=file) as tar:
+                (about,) = json.load(_member(tar, "manifest.json"))
+                layers = tuple(
+                    store.made(f"layer-{layer.diff_id.removeprefix('sha256:')}", copy_tar(_member(tar, path)))
+                    for layer, path in zip(base.layers, about["Layers"], strict=True)
+                )
+        if [layer.diff_id for layer in layers] != [layer.diff_id for layer in base.layers]:
+            raise ConfigError(
+                f"the engine at {self.url} saves image {name} in a form that is not known: take another engine"
+            )
+        return replace(base, layers=layers)
+
+    def has(self, image: oci.Image) -> bool:
+        """Whether the engine has this very image under its name."""
+        return self.image_id(image.tag) == image.id
+
+    def lacking(self, images: Sequence[oci.Image]) -> list[int]:
+        """For each of these images, which stand on each other, how many of its uppermost layers the engine lacks."""
+        with self._explained("list images"):
+            ids = {i["Id"] for i in self._api.images(all=True)}
+            chains = [tuple(self._api.inspect_image(i)["RootFS"].get("Layers") or ()) for i in ids]
+        have = {chain[: n + 1] for chain in chains for n in range(len(chain))}
+        counts = []
+        for image in images:
+            chain = image.diff_ids
+            counts.append(next((n for n in range(len(chain)) if chain[: len(chain) - n] in have), len(chain)))
+            have |= {chain[: n + 1] for n in range(len(chain))}
+        return counts
+
+    def load(self, image: oci.Image, store: oci.LayerStore, lacking: int) -> None:
+        """Give the engine an image of which it lacks the uppermost `lacking` layers; nothing if it has it."""
+        if self.has(image):
             return
-        with tempfile.TemporaryFile() as context, self._explained(f"build {image.tag}"):
-            _write_tar([c.File("Dockerfile", image.dockerfile.encode()), *image.files], context)
-            context.seek(0)
-            output = self._api.build(
-                fileobj=context, custom_context=True, tag=image.tag, network_mode="none", rm=True, forcerm=True,
-                labels={names.IMAGE: image.tag}, decode=True,
-            )  # fmt: skip
-            errors = [line["error"] for line in output if "error" in line]
-        if errors:
-            raise Unavailable(f"image {image.tag} could not be built: {errors[0].strip()}")
+        try:
+            self._load(archive.pieces(image, store, lacking), image)
+        except ConfigError:  # an engine that wants all layers, or has lost one
+            if any(not layer.digest for layer in image.layers):
+                raise
+            self._load(archive.pieces(image, store, len(image.layers)), image)
+
+    def _load(self, pieces: Iterable[bytes], image: oci.Image) -> None:
+        with self._explained(f"load {image.tag}"):
+            response = self._api._post(self._api._url("/images/load"), data=pieces, params={"quiet": "1"}, stream=True)
+            self._api._raise_for_status(response)
+            answers = [json.loads(line) for line in response.iter_lines() if line]
+        errors = [a["error"] for a in answers if "error" in a]
+        if errors or not self.has(image):
+            raise ConfigError(
+                f"the engine at {self.url} refused to load {image.tag}: {' '.join(errors) or 'no reason given'}"
+            )
 
     # doing
 
-    def run(self, command: c.Command) -> None:
-        """Execute one command."""
+    def run(self, command: c.Command, *, fenced: bool = True) -> None:
+        """Execute one command, if the site is still ours to change (or the command is not `fenced`: it changes no service)."""
+        if fenced:
+            self.fence()
         with self._explained(str(command)):
             self._run(command)
 
@@ -246,9 +328,9 @@ class Engine:
         config = {"Image": command.image, "HostConfig": {"NetworkMode": "none", "Mounts": mounts}}
         made = self._api.create_container_from_config(config)["Id"]
         try:
-            archive = io.BytesIO()
-            _write_tar(command.files, archive)
-            self._api.put_archive(made, CONFIG_DIR, archive.getvalue())
+            content = io.BytesIO()
+            write_tar(command.files, content)
+            self._api.put_archive(made, CONFIG_DIR, content.getvalue())
         finally:
             self._api.remove_container(made)
 
@@ -258,7 +340,10 @@ class Engine:
 
     @_run.register
     def _(self, command: c.CreateContainer) -> None:
-        config = {**command.config, "Image": self._api.inspect_image(command.config["Image"])["Id"]}
+        image = self._api.inspect_image(command.config["Image"])
+        networks = [command.config["HostConfig"]["NetworkMode"], *command.networks]
+        told = drift.request(command.config, networks, image, self._api.info())
+        config = {**command.config, "Image": image["Id"], "Labels": {**command.config["Labels"], **told}}
         made = self._api.create_container_from_config(config, command.name)["Id"]
         for network in command.networks:
             self._api.connect_container_to_network(made, network, aliases=[config["Hostname"]])
@@ -317,24 +402,15 @@ def _knock(url: str) -> None:
         raise Unavailable(f"no Docker engine answers at {url}: start it, or correct `engine` in the site file") from e
 
 
+def _member(tar: tarfile.TarFile, path: str) -> IO[bytes]:
+    found = tar.extractfile(path)
+    assert found is not None  # it is a file
+    return found
+
+
 def _if_there(remove: Callable[..., object], name: str, **options: Any) -> None:
     with contextlib.suppress(docker.errors.NotFound):
         remove(name, **options)
-
-
-def _write_tar(files: Iterable[c.File], into: IO[bytes]) -> None:
-    """The same bytes for the same files: no times, no owners but those given."""
-    with tarfile.open(fileobj=into, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for file in files:
-            info = tarfile.TarInfo(file.path)
-            info.mode, info.uid, info.gid = file.mode, file.uid, file.uid
-            if file.path.endswith("/"):
-                info.type, info.mode = tarfile.DIRTYPE, 0o755
-                tar.addfile(info)
-                continue
-            content = file.content.read_bytes() if isinstance(file.content, Path) else file.content
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
 
 
 def _container(seen: Mapping[str, Any], health: str) -> Container:
@@ -358,6 +434,7 @@ def _container(seen: Mapping[str, Any], health: str) -> Container:
         parts=json.loads(labels[names.PARTS]),
         versions={step: (v[0], v[1]) for step, v in json.loads(labels.get(names.STATE, "{}")).items()},
         settings=json.loads(labels[names.SETTINGS]),
+        drift=drift.found(labels[names.SERVICE], seen),
     )
 
 

@@ -1,23 +1,24 @@
-"""The images, as values: files and a Dockerfile, and a tag derived from both.
+"""What each service's image holds, and the images made of it.
 
-Three layers of images, each shared as widely as can be: the base; `sitestream/packages:…` with the packages that every service
-needs, and on it those of an extra (`sitestream/packages-upload:…`); `sitestream/collect:…` with our code, as far as this service
-imports it, and the pipeline's files. A change of code or pipeline ships kilobytes. Dockerfiles copy
-and compile: no network, no shell.
+Three layers, each shared as widely as can be: on the base `sitestream/packages:…` with the packages that every service needs; on
+it those of an extra (`sitestream/packages-upload:…`); on that `sitestream/collect:…` with our code, as far as this service
+imports it, and the pipeline's files. A change of code or pipeline ships kilobytes.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from containers import modules, packages
-from containers.commands import File, Image
+from containers import modules, names, oci, packages
+from containers.commands import File
+from containers.oci import Image, Layer, LayerStore
+from containers.oci.layers import write_folder, write_tar
 from containers.packages import Python
 from containers.profiles import (
     CODE_DIR,
@@ -36,12 +37,16 @@ REPOSITORY = "sitestream"
 METADATA = "Metadata-Version: 2.1\nName: {}\nVersion: {}\n"  # tells the services their own version
 
 
+ENV = {"PYTHONPATH": ":".join([CODE_DIR, *LIB_DIRS]), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
+
+
 @dataclass(frozen=True)
 class Base:
-    """A base image."""
+    """A base image. `image` is None if it is not here to be looked at."""
 
     id: str
     python: Python
+    image: oci.Base | None = None
 
 
 def unseen(name: str) -> Base:
@@ -68,15 +73,19 @@ class Contents:
     @property
     def packages_tag(self) -> str:
         """Image with the packages of every service."""
-        return f"{REPOSITORY}/packages:{_short(_packages_dockerfile(self.base.id, LIB_DIRS[0]), packages.key(self.common))}"
+        return f"{REPOSITORY}/packages:{_short(self.base.id, packages.key(self.common))}"
 
     @property
     def parent_tag(self) -> str:
         """Image with all packages of this service."""
         if not self.extra:
             return self.packages_tag
-        dockerfile = _packages_dockerfile(self.packages_tag, LIB_DIRS[1])
-        return f"{REPOSITORY}/packages-{'-'.join(self.extras)}:{_short(dockerfile, packages.key(self.extra))}"
+        return f"{REPOSITORY}/packages-{'-'.join(self.extras)}:{_short(self.packages_tag, packages.key(self.extra))}"
+
+    @property
+    def files_key(self) -> str:
+        """Changes with the files of the uppermost layer."""
+        return _digest({f"{f.path} {f.mode} {f.uid}": f.content for f in self.files})
 
 
 def contents(
@@ -101,6 +110,8 @@ def contents(
         ).encode()
     }
     files = [*_files(modules.in_image(shipped) | about, CODE_DIR), *_files(users | dict(facts or {}), PIPELINE_DIR)]
+    if profile.keeps:
+        files.append(File(f"{DATA_DIR.strip('/')}/", b"", uid=UID))
     code = {**modules.in_image(runs), "": profile.module.encode()}
     return Contents(base, extras, common, extra, tuple(files), _digest(code))
 
@@ -121,45 +132,46 @@ def pipeline_in_image(pipeline: str, folder: str) -> str:
     return f"{folder}/{Path(file).name}{colon}{variable}"
 
 
-def service_image(profile: Profile, what: Contents) -> Image:
-    """The image of a service."""
-    files = list(what.files)
-    lines = [f"FROM {what.parent_tag}", "COPY opt /opt"]
-    if profile.keeps:
-        files.append(File("data/", b""))
-        lines.append(f"COPY --chown={USER} data {DATA_DIR}")
-    command = ["python3", "-P", "-m", profile.module, "--config", f"{CONFIG_DIR}/{SETTINGS_FILE}"]
-    lines += [
-        "WORKDIR /",
-        f"USER {UID}:{UID}",
-        f"ENTRYPOINT [{', '.join(f'{chr(34)}{word}{chr(34)}' for word in command)}]",
-    ]
-    dockerfile = "\n".join(lines) + "\n"
-    digest = _short(dockerfile, _digest({f.path: f.content for f in files if isinstance(f.content, bytes)}))
-    return Image(f"{REPOSITORY}/{profile.service}:{digest}", dockerfile, tuple(files))
+def service_tag(profile: Profile, what: Contents) -> str:
+    """Name of a service's image."""
+    return f"{REPOSITORY}/{profile.service}:{_short(what.parent_tag, what.files_key, *_entrypoint(profile))}"
 
 
-def packages_images(what: Contents, cache: Path | None = None) -> list[Image]:
-    """The images under a service's own, lowest first. Fetches the packages if they are not in the cache."""
-    layers = [(what.packages_tag, what.base.id, LIB_DIRS[0], what.common)]
-    if what.extra:
-        layers.append((what.parent_tag, what.packages_tag, LIB_DIRS[1], what.extra))
-    return [
-        Image(tag, _packages_dockerfile(parent, folder), _tree(packages.installed(pins, what.base.python, cache)))
-        for tag, parent, folder, pins in layers
-    ]
+def made(profile: Profile, what: Contents, store: LayerStore, *, fetch: bool) -> tuple[Image, ...]:
+    """A service's image and those under it, lowest first. Without `fetch`, none if their packages are not in the cache.
+
+    `ConfigError` and `Unavailable` as `packages.installed` raises them.
+    """
+    if what.base.image is None:
+        return ()
+    below: list[Image] = []
+    for tag, folder, pins in _packages_of(what):
+        layer = _packages_layer(what.base.python, folder, pins, store, fetch=fetch)
+        if layer is None:
+            return ()
+        below.append(
+            oci.extended(below[-1] if below else what.base.image, tag, [layer], oci.Settings(ENV), names.IMAGE)
+        )
+    code = store.made(f"code-{what.files_key}", partial(write_tar, what.files))
+    settings = oci.Settings(ENV, USER, _entrypoint(profile))
+    return (*below, oci.extended(below[-1], service_tag(profile, what), [code], settings, names.IMAGE))
 
 
-def _packages_dockerfile(parent: str, folder: str) -> str:
-    """Compiled with the image's own Python, for nothing can be written there later; of our own code it would save 50 ms."""
-    words = ["python3", "-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash", folder]
-    env = f"PYTHONPATH={':'.join([CODE_DIR, *LIB_DIRS])} PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1"
-    return f"FROM {parent}\nCOPY lib {folder}\nRUN {json.dumps(words)}\nENV {env}\n"
+def _packages_of(what: Contents) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Tag, place and packages of the images under a service's own."""
+    layers = [(what.packages_tag, LIB_DIRS[0], what.common)]
+    return layers + ([(what.parent_tag, LIB_DIRS[1], what.extra)] if what.extra else [])
 
 
-def _tree(folder: Path) -> tuple[File, ...]:
-    found = sorted(p for p in folder.rglob("*") if p.is_file())
-    return tuple(File(f"lib/{p.relative_to(folder)}", p) for p in found)
+def _packages_layer(python: Python, at: str, pins: Sequence[str], store: LayerStore, *, fetch: bool) -> Layer | None:
+    key = f"packages-{packages.folder_key(pins, python)}"
+    if (found := store.find(key)) or not fetch:
+        return found
+    return store.made(key, partial(write_folder, packages.installed(pins, python, at), at))
+
+
+def _entrypoint(profile: Profile) -> tuple[str, ...]:
+    return ("python3", "-P", "-m", profile.module, "--config", f"{CONFIG_DIR}/{SETTINGS_FILE}")
 
 
 def _files(content: Mapping[str, bytes], folder: str) -> list[File]:

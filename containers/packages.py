@@ -1,7 +1,7 @@
 """The third-party packages of an image: the very versions installed on this machine, as wheels for the base image's Python.
 
-Installed with pip into a folder of the cache and copied into the image from there, so that building needs no network inside
-the build and a change of our own code builds in seconds.
+Installed with pip into a folder of the cache, compiled there, and made a layer of from there, so that a change of our own code
+needs neither network nor time.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import os
 import re
 import shutil
 import subprocess
@@ -29,15 +30,24 @@ VERSION_MIN = (3, 11)
 GLIBC_MINOR_MIN = 5  # the oldest that any wheel names
 _FOLDERS_UNUSED = ("tests", "include")
 _SUFFIXES_UNUSED = (".pyx", ".pxd", ".pxi", ".pyi", ".h", ".a", ".c", ".cc", ".cpp")
-_PATHS_UNUSED = (  # Arrow's clients of remote stores and its RPC, half of its size; object stores are reached by obstore
-    "pyarrow/*flight*",
-    "pyarrow/*s3*",
-    "pyarrow/_gcsfs*",
-    "pyarrow/_azurefs*",
-    "pyarrow/_hdfs*",
-    "pyarrow/src",
-    "bin",
+_COMPILE = ("-m", "compileall", "-q", "-j", "1", "--invalidation-mode", "unchecked-hash")  # no times in there
+_PATHS_UNUSED = (
+    # Arrow's clients of remote stores and its RPC, half of its size; object stores are reached by obstore
+    *("pyarrow/*flight*", "pyarrow/*s3*", "pyarrow/_gcsfs*", "pyarrow/_azurefs*", "pyarrow/_hdfs*"),
+    # encryption inside Parquet; the libraries again under the names that a linker looks for (programs load *.so.NNNN)
+    *("pyarrow/*encryption*.so*", "pyarrow/libarrow*.so", "pyarrow/libarrow*.so.*.*.*"),
+    # what compiles, installs or tests
+    *(
+        "pyarrow/src",
+        "pyarrow/*_cpp_tests*",
+        "numpy/_core/*_tests.*",
+        "numpy/_core/_simd.*",
+        "numpy/distutils",
+        "numpy/f2py",
+    ),
+    *("numpy/_pyinstaller", "multidict/_testcapi*", "bin"),
 )
+_KEPT_WHOLE = "*.dist-info"  # with the licences, in folders named after those of the sources
 
 
 @dataclass(frozen=True)
@@ -150,25 +160,46 @@ def _project() -> dict[str, Any]:
 
 def key(names: Sequence[str]) -> str:
     """12 hex digits that change with the packages or with what is left out of them."""
-    what = (names, _FOLDERS_UNUSED, _SUFFIXES_UNUSED, _PATHS_UNUSED)
+    what = (names, _FOLDERS_UNUSED, _SUFFIXES_UNUSED, _PATHS_UNUSED, _KEPT_WHOLE, _COMPILE)
     return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
 
 
-def installed(names: Sequence[str], python: Python, cache: Path | None = None) -> Path:
-    """The folder that holds these packages without what is never used; made first if it is not in the cache.
+def folder_key(names: Sequence[str], python: Python) -> str:
+    """Name of what `installed` gives: the same for the same."""
+    return f"{key(names)}-cp{''.join(map(str, python.version))}-{python.machine}-{python.glibc}"
 
-    `ConfigError` if there is no wheel for that Python, `Unavailable` if the package index cannot be reached.
+
+def installed(names: Sequence[str], python: Python, at: str, cache: Path | None = None) -> Path:
+    """The folder that holds these packages without what is never used, compiled for the place `at` in the image; made first if
+    it is not in the cache.
+
+    `ConfigError` if there is no wheel for that Python or none like it to compile with, `Unavailable` if the package index
+    cannot be reached.
     """
-    cache = cache or cache_dir() / "packages"
-    target = cache / f"{key(names)}-cp{''.join(map(str, python.version))}-{python.machine}-{python.glibc}"
+    target = (cache or cache_dir() / "packages") / folder_key(names, python)
 
     def make(folder: Path) -> None:
         if names:
             _pip(names, python, folder)
         _trim(folder)
+        _compile(folder, python, at)
 
     made_once(target, make)
     return target
+
+
+def _compile(folder: Path, python: Python, at: str) -> None:
+    """Nothing can be written in a container later, and without this every start of it would compile all again."""
+    version = _dotted(python.version)
+    here = sys.version_info[:2] == python.version
+    interpreter = sys.executable if here else shutil.which(f"python{version}")
+    if interpreter is None:
+        raise ConfigError(
+            f"the base image has Python {version}, and its packages are compiled with the same: install python{version} on this "
+            f"machine, or name a base image with Python {_dotted(sys.version_info[:2])}"
+        )
+    words = [interpreter, "-P", *_COMPILE, "-s", str(folder), "-p", at, str(folder)]
+    subprocess.run(words, check=True, capture_output=True, env={"PYTHONHASHSEED": "0", "PATH": os.environ["PATH"]})
 
 
 def _pip(names: Sequence[str], python: Python, into: Path) -> None:
@@ -189,7 +220,7 @@ def _pip(names: Sequence[str], python: Python, into: Path) -> None:
 
 def _trim(folder: Path) -> None:
     unused = [path for pattern in _PATHS_UNUSED for path in folder.glob(pattern)]
-    for path in folder.rglob("*"):
+    for path in (p for top in folder.iterdir() if not top.match(_KEPT_WHOLE) for p in (top, *top.rglob("*"))):
         if path.suffix in _SUFFIXES_UNUSED or (path.is_dir() and path.name in _FOLDERS_UNUSED):
             unused.append(path)
     for path in unused:

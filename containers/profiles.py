@@ -1,7 +1,8 @@
 """What each service may do: least privilege as values. `container_config` is the very body that the engine is given.
 
 All: a user of its own, read-only root, no capabilities, no new privileges, the engine's default seccomp filter, limits on
-memory, processors, processes, logs and /tmp, secrets as files, no published port, no host namespace, never the engine's socket.
+memory, processors, processes, open files, logs and /tmp, no core dump, secrets as files, no published port, no host namespace,
+never the engine's socket. docs/security.md says by which test each is held.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from containers.names import PREFIX
+
 UID = 65532
 USER = f"{UID}:{UID}"
 PIDS_MAX = 128
+FILES_MAX = 4096
 TMP_MIB_MAX = 16
 LOG_MIB_MAX = 10
 LOG_FILES_MAX = 3
@@ -80,6 +84,9 @@ PROFILES = {
 }
 
 INTERNAL = {"ot": True, "bus": True, "wan": False}
+# Engines before 25.0.5 ask a resolver of the machine itself (127.0.0.53) also for containers that have no way out, and a question
+# for a name can tell the world something. Names of containers, and those of the site file's hosts, are known without it.
+NO_DNS = ["127.0.0.1"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +144,29 @@ def container_config(
                 "Config": {"max-size": f"{LOG_MIB_MAX}m", "max-file": str(LOG_FILES_MAX)},
             },
             "RestartPolicy": {"Name": "unless-stopped"},
-            "IpcMode": "private",
+            "IpcMode": "none",  # nor /dev/shm, which would be a second /tmp
+            "CgroupnsMode": "private",
+            "Ulimits": [
+                _limit("core", 0),
+                _limit("msgqueue", 0),
+                _limit("nofile", FILES_MAX),
+            ],  # a core dump would hold keys
+            "Dns": [] if _leads_out(networks) else NO_DNS,
             "ExtraHosts": [f"{name}:{address}" for name, address in sorted(hosts.items())],
             "NetworkMode": networks[0],
             "Mounts": [_mount(m) for m in mounts],
         },
         "NetworkingConfig": {"EndpointsConfig": {networks[0]: {"Aliases": [service]}}},
     }
+
+
+def _leads_out(networks: Sequence[str]) -> bool:
+    """Whether a network, as `names.network` calls ours, is none of those without a way out; nobody knows of others."""
+    return not all(n.startswith(f"{PREFIX}-") and INTERNAL.get(n.rpartition("-")[2], False) for n in networks)
+
+
+def _limit(name: str, at_most: int) -> dict[str, Any]:
+    return {"Name": name, "Soft": at_most, "Hard": at_most}
 
 
 def _mount(m: Mount) -> dict[str, Any]:

@@ -6,13 +6,14 @@ is its only commit point. Containers of the last revisions stay, stopped, so goi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from containers import names
 from containers.commands import Command, RemoveContainer, RemoveVolume, StartContainer, StopContainer
 from containers.desired import Desired
+from containers.drift import Drift
 from pipelines.errors import ConfigError
 from pipelines.versions import Fate, Version, compare
 
@@ -41,6 +42,7 @@ class Container:
     parts: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, Version] = field(default_factory=dict)  # of each stateful step
+    drift: tuple[Drift, ...] = ()  # what somebody changed by hand
 
     @property
     def image(self) -> str:
@@ -65,6 +67,9 @@ class Record:
     services: Mapping[str, str]  # service -> container
     at: str  # ISO 8601, UTC
     note: str = ""
+    by: str = ""  # user@host
+    what: str = ""  # name and fingerprint of the pipeline
+    action: str = "deploy"  # or rollback
 
 
 @dataclass(frozen=True)
@@ -112,22 +117,27 @@ class Change:
     why: tuple[str, ...] = ()
     state_of: str = ""  # version of the pipeline of whose state the new container will find some that it cannot keep
     state: tuple[Fate, ...] = ()  # what becomes of the state of each step
+    drift: tuple[Drift, ...] = ()
 
 
-def changes(wanted: Sequence[Desired], current: Mapping[str, Container]) -> list[Change]:
-    """Every service of either side, in the order of `wanted`, then those that go."""
-    found = [_change(d, current.get(d.service)) for d in wanted]
+def changes(
+    wanted: Sequence[Desired], current: Mapping[str, Container], recorded: Collection[str] = ()
+) -> list[Change]:
+    """Every service of either side, in the order of `wanted`, then those that go. `recorded`: those that should be there."""
+    found = [_change(d, current.get(d.service), d.service in recorded) for d in wanted]
     gone = [s for s in current if s not in {d.service for d in wanted}]
     return found + [Change(s, "-", ("the pipeline has no work for it",)) for s in gone]
 
 
-def _change(wanted: Desired, have: Container | None) -> Change:
+def _change(wanted: Desired, have: Container | None, recorded: bool) -> Change:
     if have is None:
-        return Change(wanted.service, "+", ("new",))
+        return Change(wanted.service, "+", ("drift: its container was removed" if recorded else "new",))
     if have.fingerprint != wanted.fingerprint:
         differ = tuple(p for p in wanted.parts if wanted.parts[p] != have.parts.get(p))
         state = tuple(compare(have.versions, wanted.state)) if have.versions else ()
         return Change(wanted.service, "~", differ or ("made by another version",), _foreign_state(wanted, have), state)
+    if have.drift:
+        return Change(wanted.service, "~", ("drift: " + ", ".join(map(str, have.drift)),), drift=have.drift)
     return Change(wanted.service, "~", (f"it {have.trouble}",)) if have.trouble else Change(wanted.service, "=")
 
 

@@ -1,6 +1,7 @@
 """The site file: one small TOML that says what differs from site to site. `site.example.toml` explains every line.
 
-Secrets stand in it by reference only, `file:PATH` or `env:NAME` on the operator's machine.
+Secrets stand in it by reference only, `file:PATH` or `env:NAME` on the operator's machine. What many sites have in common
+stands in a fleet folder: `containers.fleet`.
 """
 
 from __future__ import annotations
@@ -103,14 +104,21 @@ class Site(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 @dataclass(frozen=True)
 class SiteFile:
-    """A site and where it was read from; paths in it are relative to its folder."""
+    """A site and where it was read from."""
 
     path: Path
     site: Site
+    fleet: Path | None = None  # the fleet folder that it is part of
+    groups: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """What paths in the site are relative to: the fleet folder, or that of the site file if it stands alone."""
+        return self.fleet or self.path.parent
 
     def resolve(self, path: str) -> Path:
         """A path of the site file, as seen from the working directory."""
-        return self.path.parent / path
+        return self.folder / path
 
     @property
     def pipeline(self) -> str:
@@ -132,21 +140,22 @@ def load_site(path: Path) -> SiteFile:
     try:
         site = decode_strict(text.encode(), Site, str(path), fmt="toml")
     except ConfigError as e:
-        raise ConfigError(_with_line(str(e), str(path), text)) from e
-    for field, check in _checks(site):
+        raise ConfigError(with_line(str(e), str(path), text)) from e
+    for field, check in checks(site):
         try:
             check()
         except SitestreamError as e:
-            raise ConfigError(f"{path}:{_line_of(field, text)}: {e}") from e
+            raise ConfigError(f"{path}:{line_of(field, text)}: {e}") from e
     return SiteFile(path, site)
 
 
-def _checks(site: Site) -> Iterator[tuple[str, Callable[[], object]]]:
+def checks(site: Site) -> Iterator[tuple[str, Callable[[], object]]]:
     """(field, a call that raises if the field's value is wrong), for every field with a rule of its own."""
     yield "site", lambda: valid_name("site", site.site)
     yield "pipeline", lambda: _require(bool(site.pipeline), "pipeline is empty: name a Python file, such as 'press.py'")
     yield "brokers", lambda: _brokers("brokers", site.brokers)
-    yield "kafka.admin", lambda: _brokers("kafka.admin", site.kafka.admin or site.brokers)
+    if site.kafka.admin:
+        yield "kafka.admin", lambda: _brokers("kafka.admin", site.kafka.admin)
     yield (
         "partitions",
         lambda: _require(
@@ -255,15 +264,26 @@ def _secret(service: str, name: str, reference: str) -> None:
     )
 
 
-def _with_line(message: str, where: str, text: str) -> str:
+def with_line(message: str, where: str, text: str) -> str:
     """msgspec's message with the line of the field it speaks of."""
+    field = field_of(message)
+    return message.replace(f"{where}:", f"{where}:{line_of(field, text)}:", 1) if field else message
+
+
+def field_of(message: str) -> str:
+    """The dotted path of the field that a message of msgspec speaks of; that of its table if the field is missing."""
     place = re.search(r"at `\$\.?([^`\[]*)", message)
-    unknown = re.search(r"unknown field `([^`]+)`", message)
-    field = ".".join(part for part in (place and place[1], unknown and unknown[1]) if part)
-    return message.replace(f"{where}:", f"{where}:{_line_of(field, text)}:", 1) if field else message
+    unknown = re.search(r"unknown field `(.+?)`(?: - at `|: did you mean `|\Z)", message, re.DOTALL)
+    return ".".join(part for part in (place and place[1], unknown and unknown[1]) if part)
 
 
-def _line_of(field: str, text: str) -> int:
+def missing_in(message: str) -> str:
+    """The dotted path of the field that a message of msgspec says is missing; empty if it says something else."""
+    missing = re.search(r"missing required field `([^`]+)`", message)
+    return f"{field_of(message)}.{missing[1]}".lstrip(".") if missing else ""
+
+
+def line_of(field: str, text: str) -> int:
     """The line that sets a field, given by its dotted path, or that begins its table; 1 if none does."""
 
     def plain(name: str) -> str:

@@ -57,7 +57,9 @@ class Rollout:
     errors_max: float = gates.ERRORS_MAX
     pause: Callable[[float], None] = time.sleep
     progress: Progress = lambda phase: None
+    journal: Callable[[State, str], None] = lambda state, why: None  # told of the beginning and of how and why it ended
     interrupted: bool = False
+    why: str = ""  # it failed
     _turn: int = 0
     _well: set[str] = field(default_factory=set)  # old ones that were healthy: they must be so again if they come back
     _before: dict[str, Figures | None] = field(default_factory=dict)  # service -> what the old one said at its end
@@ -69,16 +71,22 @@ class Rollout:
             "undo": self._undo,
         }  # fmt: skip
         state: State = "ship"
-        while state in steps:
-            state = rollout.TRANSITIONS[state, self._event(state, steps[state])]
+        self.journal(state, "")
+        try:
+            while state in steps:
+                state = rollout.TRANSITIONS[state, self._event(state, steps[state])]
+        finally:
+            self.journal(state if state in rollout.EXIT_CODES else "broken", self.why)
         return state
 
     def _event(self, state: State, step: Callable[[], Event]) -> Event:
         try:
             return step()
         except SitestreamError as e:
+            self.why = self.why or str(e)
             self.report(str(e), bad=True)
         except KeyboardInterrupt:
+            self.why = self.why or "interrupted"
             if state == "undo":
                 raise
             self.interrupted = True

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from containers.acls import bearer
 from containers.certs import Authority
-from containers.embedded import EmbeddedKafka
+from containers.embedded import EmbeddedKafka, Tls
+from pipelines.clock import SystemClock
 from pipelines.runtime import identity
 from pipelines.settings import Settings
+from tests.bed.engine import HOST_IN_CONTAINERS
 
 
 @dataclass
@@ -37,6 +41,17 @@ class Fleet:
         return folder
 
 
+@contextmanager
+def running(folder: Path) -> Iterator[Fleet]:
+    """A fleet, whose broker is reached at `.kafka.tls_bootstrap`, and from containers at `.kafka.advertised_bootstrap`."""
+    authority = Authority(folder, SystemClock())
+    authority.init()
+    authority.issue("broker", ["127.0.0.1", HOST_IN_CONTAINERS])
+    tls = Tls(folder / "ca.pem", folder / "broker.pem", tuple(ADMINS))
+    with EmbeddedKafka(folder / "kafka", tls=tls, advertise=HOST_IN_CONTAINERS) as broker:
+        yield Fleet(authority, broker)
+
+
 def site_toml(fleet: Fleet, site: str) -> str:
     """What a site file says of this broker."""
     return f"""
@@ -51,4 +66,4 @@ certs = "{fleet.authority.folder}"
 """
 
 
-ADMINS = [bearer(site, "admin") for site in ("s", "hall1", "hall2", "whole", "bused")]
+ADMINS = [bearer(site, "admin") for site in ("s", "hall1", "hall2", "whole", "bused", "least")]

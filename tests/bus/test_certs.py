@@ -21,7 +21,7 @@ from containers.rollout import Actual
 from pipelines.clock import ManualClock, SystemClock
 from pipelines.errors import ConfigError
 from pipelines.runtime.identity import CA_FILE, CERT_FILE, KEY_FILE
-from tests.containers.kit import BASE, SITE, site_of, write_site
+from tests.containers.kit import BASE, SITE, contents, site_of, write_site
 
 MTLS = SITE + '[kafka]\nsecurity = "mtls"\n'
 DAY_NS = 86_400 * 10**9
@@ -125,14 +125,14 @@ def test_a_plan_issues_nothing_and_says_what_is_due(ours: Authority, tmp_path: P
 
 def test_no_key_is_in_labels_environment_image_or_plan(ours: Authority, tmp_path: Path, clock: ManualClock) -> None:
     found = wanted(tmp_path, clock, renew=True)
-    todo = Deployment(tuple(found.values()), Actual())
+    todo, held = Deployment(tuple(found.values()), Actual()), contents(tmp_path, MTLS)
     for d in found.values():
         (key,) = [f.content for f in d.config_files if f.path.endswith(KEY_FILE)]
         assert isinstance(key, bytes)
         secret_lines = key.decode().splitlines()[1:-1]
-        image = b"".join(f.content if isinstance(f.content, bytes) else f.content.read_bytes() for f in d.image.files)
+        image = b"".join(f.content for f in held[d.service].files)
         said = [
-            json.dumps(d.container(1, "10.0.0.1").config), d.image.dockerfile, image.decode(errors="replace"), repr(d),
+            json.dumps(d.container(1, "10.0.0.1").config), image.decode(errors="replace"), repr(d),
             repr(d.config_files), show_plan.text("hall1", todo), json.dumps(show_plan.value("hall1", todo), default=str),
         ]  # fmt: skip
         assert secret_lines

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pipelines.runtime.identity import CERT_FILE, KEY_FILE
 from tests.bed.engine import Engine
 from tests.bed.mosquitto import Mosquitto
 from tests.bed.s3 import S3
 from tests.bus.fleet import Fleet
-from tests.containers.plant import SERVICES, Plant
+from tests.containers.plant import Plant
 
 pytestmark = pytest.mark.timeout(400)
 NAME = "bused"
@@ -40,25 +38,6 @@ def test_readings_flow_and_deploying_again_changes_nothing(plant: Plant) -> None
     assert plant.run("plan", "--detailed-exitcode")[0] == 0
     assert plant.deploy()[0] == 0
     assert plant.ids() == before
-
-
-@pytest.mark.parametrize("service", SERVICES)
-def test_a_key_is_a_file_for_its_service_only_and_nowhere_else(plant: Plant, fleet: Fleet, service: str) -> None:
-    program = (
-        "import os\n"
-        f"for name in ('{CERT_FILE}', '{KEY_FILE}'):\n"
-        "    s = os.stat(f'/run/sitestream/secrets/{name}'); print(oct(s.st_mode & 0o777), s.st_uid)\n"
-    )
-    assert plant.inside(service, program).splitlines() == ["0o400 65532"] * 2
-    issued = fleet.authority.find(f"{NAME}-{service}")
-    assert issued
-    assert plant.inside(service, f"print(open('/run/sitestream/secrets/{CERT_FILE}').read(), end='')") == (
-        issued.certificate.decode()
-    )
-    container = plant.container(service)
-    assert container.image
-    seen = json.dumps(container.attrs) + container.logs().decode() + json.dumps(container.image.history())
-    assert not [line for line in issued.key.decode().splitlines()[1:-1] if line in seen]
 
 
 def test_a_new_certificate_replaces_its_service_alone(plant: Plant, fleet: Fleet) -> None:

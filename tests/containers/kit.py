@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from containers.desired import Desired, desired
-from containers.images import Base
+from containers.desired import Desired, contents_of, desired, work_for
+from containers.images import Base, Contents
 from containers.packages import Python
 from containers.rollout import Container
 from containers.site import SiteFile, load_site
@@ -81,6 +81,12 @@ def wanted(folder: Path, text: str = SITE, **changes: str) -> dict[str, Desired]
     """What must run there, by service."""
     site, plan = site_of(folder, text, **changes)
     return {d.service: d for d in desired(site, plan, BASE)}
+
+
+def contents(folder: Path, text: str = SITE, **changes: str) -> dict[str, Contents]:
+    """What their images hold, by service."""
+    site, plan = site_of(folder, text, **changes)
+    return {p.service: contents_of(site, plan, BASE, p) for p in work_for(plan)}
 
 
 def found(service: str = "process", revision: int = 1, **changes: Any) -> Container:

@@ -125,6 +125,11 @@ class Plant:
         value: dict[str, Any] = json.loads(self.run("status", "-o", "json")[1])
         return value
 
+    def newest_attempt(self) -> dict[str, Any]:
+        """What `pipeline history` says of the last deploy or rollback."""
+        value: dict[str, Any] = json.loads(self.run("history", "-n", "1", "-o", "json")[1])["attempts"][0]
+        return value
+
     def ids(self) -> dict[str, tuple[str, str]]:
         """Id and start time of each service's container."""
         return {s["service"]: (s["id"], s["since"]) for s in self.status()["services"]}

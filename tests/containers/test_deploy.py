@@ -7,12 +7,12 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from docker.models.containers import Container
 
 from containers.embedded import EmbeddedKafka
+from containers.hold import operator_name
 from tests.bed.engine import Engine
 from tests.bed.mosquitto import Mosquitto
 from tests.bed.s3 import S3
@@ -52,111 +52,21 @@ def test_deploying_again_changes_nothing(plant: Plant) -> None:
     assert plant.ids() == before
 
 
-@pytest.mark.parametrize("service", SERVICES)
-def test_a_running_service_has_no_more_rights_than_its_profile(plant: Plant, service: str) -> None:
-    status = dict(
-        line.split(":\t", 1)
-        for line in plant.inside(service, "print(open('/proc/1/status').read())").splitlines()
-        if line
-    )
-    assert status["Uid"].split() == ["65532"] * 4
-    assert status["Gid"].split() == ["65532"] * 4
-    for capabilities in ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb"):
-        assert int(status[capabilities], 16) == 0, capabilities
-    assert status["NoNewPrivs"] == "1"
-    assert status["Seccomp"] == "2"  # a filter
-    host = plant.container(service).attrs["HostConfig"]
-    assert host["PidsLimit"] == 128
-    assert 0 < host["Memory"] == host["MemorySwap"]
-    assert not host["Privileged"]
-    assert not host["PortBindings"]
-
-
-@pytest.mark.parametrize("service", SERVICES)
-def test_nothing_can_be_written_but_data_and_a_small_tmp(plant: Plant, service: str) -> None:
-    program = (
-        "import pathlib\n"
-        "for folder in ('/', '/opt/sitestream/code', '/etc', '/run/sitestream', '/data', '/tmp'):\n"
-        "    try: (pathlib.Path(folder) / 'test-file').write_text(''); print(folder)\n"
-        "    except OSError: pass\n"
-        "options = {line.split()[1]: line.split()[3] for line in open('/proc/mounts')}\n"
-        "print(options['/']); print(options['/tmp'])\n"
-    )
-    keeps = ["/data"] if service in ("upload", "control") else []
-    *writable, root, tmp = plant.inside(service, program).splitlines()
-    assert writable == [*keeps, "/tmp"]
-    assert root.startswith("ro,")
-    assert all(option in tmp for option in ("noexec", "nosuid", "size=16384k"))
-
-
-def test_there_is_no_way_to_the_engine(plant: Plant) -> None:
-    for service in SERVICES:
-        mounts = {m["Destination"]: m["RW"] for m in plant.container(service).attrs["Mounts"]}
-        data = {"/data": True} if service in ("upload", "control") else {}
-        assert mounts == {"/run/sitestream": False, **data}
-        found = plant.inside(
-            service,
-            "import pathlib; print([*pathlib.Path('/run').rglob('*.sock'), *pathlib.Path('/var/run').glob('*')])",
-        )
-        assert "docker" not in found
-
-
-def test_each_service_reaches_its_own_networks_only(plant: Plant) -> None:
-    roles = {"upload": {"bus", "wan"}, "control": {"bus", "ot"}, "process": {"bus"}, "collect": {"bus", "ot"}}
-    for service in SERVICES:
-        networks = plant.container(service).attrs["NetworkSettings"]["Networks"]
-        assert set(networks) == {f"sitestream-{plant.name}-{role}" for role in roles[service]}
-    found = plant.engine.client.networks.list(filters={"label": f"sitestream.site={plant.name}"})
-    internal = {str(n.name).rpartition("-")[2]: n.attrs["Internal"] for n in found}
-    assert internal == {"ot": True, "bus": True, "wan": False}
-
-
-def test_what_is_forbidden_fails(plant: Plant) -> None:
-    connect = "import socket\ntry: socket.create_connection(({!r}, {}), 0.5); print('reached')\nexcept OSError: print('refused')"
-    for service in ("collect", "process", "control"):
-        assert plant.inside(service, connect.format("192.0.2.1", 443)) == "refused\n", service
-    ot = plant.container("collect").attrs["NetworkSettings"]["Networks"][f"sitestream-{plant.name}-ot"]["IPAddress"]
-    assert plant.inside("control", connect.format(ot, 9400)) == "reached\n"  # a neighbour on the same network
-    assert plant.inside("process", connect.format(ot, 9400)) == "refused\n"
-    assert plant.inside("upload", connect.format(ot, 9400)) == "refused\n"
-    raw = (
-        "import socket\ntry: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)\nexcept OSError as e: print(e.strerror)"
-    )
-    assert plant.inside("collect", raw) == "Operation not permitted\n"
-
-
-def test_a_service_holds_no_code_of_another(plant: Plant) -> None:
-    lookup = "import importlib.util as u; print([m for m in {} if u.find_spec(m.partition('.')[0]) and _has(m)])"
-    define = "def _has(m):\n    try: return u.find_spec(m)\n    except ModuleNotFoundError: return None\n"
-    entries = {
-        "collect": "connectors.collect",
-        "process": "pipelines.runtime.worker",
-        "upload": "connectors.upload.service",
-        "control": "connectors.control.service",
-    }
-    everything = [*entries.values(), "obstore", "faust", "docker", "containers"]
-    libraries = {"upload": {"obstore"}, "control": {"faust"}}
-    for service in SERVICES:
-        found = json.loads(plant.inside(service, define + lookup.format(everything)).replace("'", '"'))
-        assert set(found) == {entries[service], *libraries.get(service, set())}, service
-
-
-def test_a_secret_is_a_file_for_its_service_and_is_seen_nowhere_else(plant: Plant) -> None:
-    secret = plant.s3.secret_key
-    path = "/run/sitestream/secrets/s3_secret_key"
-    look = f"import os; s = os.stat('{path}'); print(oct(s.st_mode), s.st_uid, open('{path}').read())"
-    assert plant.inside("upload", look) == f"0o100400 65532 {secret}\n"
-    assert "No such file" in plant.inside("process", look)
-    api: Any = plant.engine.client.api
-    seen = [plant.inside(s, "print(open('/proc/1/environ').read())") for s in SERVICES]
-    seen += [
-        json.dumps(plant.container(s).attrs) + json.dumps(api.history(plant.container(s).attrs["Image"]))
-        for s in SERVICES
-    ]
-    seen += [plant.container(s).logs().decode() for s in SERVICES]
-    plant.write(log_level="DEBUG")
-    seen += [repr(plant.run(*words)) for words in (("plan",), ("plan", "-o", "json"), ("status",))]
-    assert not [text for text in seen if secret in text]
+def test_what_was_changed_by_hand_is_told_and_mended_by_the_next_deploy(plant: Plant) -> None:
+    before = plant.ids()
+    plant.container("process").update(mem_limit="1g", memswap_limit="1g")
+    bus = plant.engine.client.networks.get(f"sitestream-{plant.name}-bus")
+    bus.disconnect(plant.container("collect"))
+    code, shown, _ = plant.run("plan", "--detailed-exitcode")
+    assert code == 2
+    assert "~ process   drift: memory 2GiB → 1GiB, memory with swap 2GiB → 1GiB\n" in shown
+    assert f"~ collect   drift: network {bus.name} missing\n" in shown
+    assert plant.deploy()[0] == 0
+    assert plant.newest_attempt()["result"] == "done"
+    after = plant.ids()
+    assert {s for s in SERVICES if before[s] != after[s]} == {"process", "collect"}
+    assert plant.run("plan", "--detailed-exitcode")[0] == 0
+    plant.readings_flow()
 
 
 def test_a_changed_window_replaces_process_alone(plant: Plant) -> None:
@@ -189,6 +99,13 @@ def test_a_version_that_crashes_is_rolled_back_with_its_last_words(plant: Plant)
     after = plant.status()
     assert after["revision"] == before["revision"]
     assert {s["service"]: s["id"] for s in after["services"]} == {s["service"]: s["id"] for s in before["services"]}
+    attempt = plant.newest_attempt()
+    assert (attempt["result"], attempt["by"], attempt["services"]) == (
+        "rolled back",
+        operator_name(),
+        ["upload", "process"],
+    )
+    assert re.match(r"process ended( with code 1)? while starting", attempt["why"])
     plant.write()
     assert plant.run("plan", "--detailed-exitcode")[0] == 0
     plant.readings_flow()
@@ -206,9 +123,13 @@ def test_a_version_that_never_gets_healthy_is_rolled_back_and_nobody_else_may_de
     before = plant.ids()
     plant.write(first_lines=HANGS, window="4s")
     with plant.started("deploy", "--health-timeout", "2s") as first:
-        _wait_for_line(first, "process: building")
+        _wait_for_line(first, "sitestream/process")
         code, err = plant.deploy()
-        assert (code, "is being changed by another process of this machine: wait for it" in err) == (1, True)
+        assert (code, f"site {plant.name} is being deployed by {operator_name()} (process {first.pid})" in err) == (
+            1,
+            True,
+        )
+        assert "wait for it with --lock-timeout 2m" in err
         _wait_for_line(first, "process was not healthy within 2 s")
         assert first.wait(60) == 3
     after = plant.ids()
@@ -236,6 +157,8 @@ def test_a_deploy_that_is_broken_off_is_mended_by_itself_or_by_the_next(
         process.send_signal(by)
         assert process.wait(60) == code
     assert plant.status()["broken_off"] is (by == signal.SIGKILL)
+    told = {signal.SIGKILL: ("running", ""), signal.SIGINT: ("rolled back", "interrupted")}  # until its lock expires
+    assert (plant.newest_attempt()["result"], plant.newest_attempt()["why"]) == told[by]
     plant.write()
     assert plant.deploy()[0] == 0
     after = plant.ids()

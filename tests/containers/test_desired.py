@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from containers.desired import Desired, check, desired, identity, work_for
-from containers.profiles import CONFIG_DIR, UID
+from containers.desired import Desired, check, contents_of, desired, identity, work_for
+from containers.images import Contents
+from containers.profiles import CONFIG_DIR, PROFILES, UID
 from containers.site import load_site
 from pipelines.errors import ConfigError
 from pipelines.load import load
@@ -99,9 +100,15 @@ def test_a_dimension_travels_with_process_and_replaces_it_alone_when_it_changes(
     old, new = before["process"].parts, after["process"].parts
     assert {name for name in old if old[name] != new[name]} == {"dimensions"}
     path = "opt/sitestream/pipeline/facts/machines.csv"
-    assert [s for s, d in after.items() if path in [f.path for f in d.contents.files]] == ["process"]
+    assert path in {f.path for f in _contents(tmp_path, "process").files}
+    assert path not in {f.path for f in _contents(tmp_path, "collect").files}
     with pytest.raises(ConfigError, match=r"facts/machines.csv:2: 'limit' is 'much': a number is needed"):
         with_facts("device,limit\na,much\n")
+
+
+def _contents(folder: Path, service: str) -> Contents:
+    site = load_site(folder / "site.toml")
+    return contents_of(site, load(site.pipeline).plan(), BASE, PROFILES[service])
 
 
 def test_a_new_secret_replaces_those_who_have_it(tmp_path: Path) -> None:
@@ -133,9 +140,8 @@ def test_secrets_are_files_that_only_the_service_can_read_and_stand_nowhere_else
     (file,) = d.secrets
     assert (file.path, file.mode, file.uid, file.content) == ("secrets/edge", 0o400, UID, b"hunter2")
     assert d.settings.secrets_dir == f"{CONFIG_DIR}/secrets"
-    shown = repr(d) + json.dumps(d.container(1, "").config) + repr(d.image.files)
-    assert "hunter2" not in shown
-    assert not [f for f in d.image.files if b"hunter2" in f.content]  # type: ignore[operator]  # all of these are bytes
+    assert "hunter2" not in repr(d) + json.dumps(d.container(1, "").config)
+    assert not [f for f in _contents(tmp_path, "collect").files if b"hunter2" in f.content]
 
 
 def test_a_secret_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +240,7 @@ def test_process_alone_reads_a_topic_of_others_and_is_replaced_when_that_is_read
         plan = load(site.pipeline).plan()
         assert [p.service for p in work_for(plan)] == ["process"]
         (process,) = desired(site, plan, BASE)
-        shipped = {f.path.partition("/connectors/")[2] for f in process.contents.files}
+        shipped = {f.path.partition("/connectors/")[2] for f in _contents(tmp_path, "process").files}
         assert {"kafka/codec.py", "payloads.py"} <= shipped
         found.append(process)
     assert found[0].fingerprint != found[1].fingerprint

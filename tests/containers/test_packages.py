@@ -71,11 +71,11 @@ def test_platform_tags_go_down_from_the_base_images_glibc() -> None:
 
 def test_packages_are_installed_once_and_trimmed(tmp_path: Path) -> None:
     pin = f"msgspec=={importlib.metadata.version('msgspec')}"
-    folder = packages.installed([pin], PYTHON, tmp_path)
+    folder = packages.installed([pin], PYTHON, "/lib", tmp_path)
     assert (folder / "msgspec/__init__.py").is_file()
     assert not list(folder.rglob("*.pyi"))
     (folder / "mark").touch()
-    assert packages.installed([pin], PYTHON, tmp_path) == folder
+    assert packages.installed([pin], PYTHON, "/lib", tmp_path) == folder
     assert (folder / "mark").exists()  # it was not made again
     assert [p.name for p in tmp_path.iterdir()] == [folder.name]  # and nothing is left behind
 
@@ -89,7 +89,7 @@ def _pip_says(monkeypatch: pytest.MonkeyPatch, stderr: str) -> None:
 def test_a_package_without_a_wheel_for_the_image_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _pip_says(monkeypatch, "ERROR: Could not find a version\nERROR: No matching distribution found for numpy==2.0")
     with pytest.raises(ConfigError, match=r"no wheel for Python 3.11 on x86_64: .*"):
-        packages.installed(["numpy==2.0"], PYTHON, tmp_path)
+        packages.installed(["numpy==2.0"], PYTHON, "/lib", tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -98,10 +98,10 @@ def test_a_package_index_that_is_not_there_is_no_fault_of_the_package(
 ) -> None:
     _pip_says(monkeypatch, "WARNING: Connection broken\nERROR: No matching distribution found for numpy==2.0")
     with pytest.raises(Unavailable, match=r"pip could not fetch the packages of the images"):
-        packages.installed(["numpy==2.0"], PYTHON, tmp_path)
+        packages.installed(["numpy==2.0"], PYTHON, "/lib", tmp_path)
 
 
 def test_without_pip_the_cure_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _pip_says(monkeypatch, f"{sys.executable}: No module named pip")
     with pytest.raises(ConfigError, match=r"python -m ensurepip"):
-        packages.installed(["numpy==2.0"], PYTHON, tmp_path)
+        packages.installed(["numpy==2.0"], PYTHON, "/lib", tmp_path)

@@ -40,6 +40,7 @@ def test_least_privilege(tmp_path: Path, service: str) -> None:
     assert host["NanoCpus"] == 10**9
     assert host["Tmpfs"] == {"/tmp": "noexec,nosuid,nodev,size=16m"}
     assert host["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}
+    assert {limit["Name"]: limit["Hard"] for limit in host["Ulimits"]} == {"core": 0, "msgqueue": 0, "nofile": 4096}
     assert config["Healthcheck"]["Test"] == ["CMD", *PROBE]
 
 
@@ -59,7 +60,8 @@ def test_nothing_that_would_open_the_box(tmp_path: Path, service: str) -> None:
         "PublishAllPorts",
     ):
         assert door not in config["HostConfig"], door
-    assert config["HostConfig"]["IpcMode"] == "private"
+    assert config["HostConfig"]["IpcMode"] == "none"
+    assert config["HostConfig"]["CgroupnsMode"] == "private"
     assert "Env" not in config
     assert config["HostConfig"]["NetworkMode"].startswith("sitestream-hall1-")
 
@@ -72,6 +74,13 @@ def test_each_service_is_on_its_own_networks_only(tmp_path: Path, service: str) 
 
 def test_only_the_network_of_the_uplink_leads_out() -> None:
     assert INTERNAL == {"ot": True, "bus": True, "wan": False}
+
+
+def test_who_has_no_way_out_asks_nobody_for_names_but_on_networks_that_we_do_not_know(tmp_path: Path) -> None:
+    asks = {s: _created(tmp_path, s)[0]["HostConfig"]["Dns"] for s in PROFILES}
+    assert asks == {"upload": [], "control": ["127.0.0.1"], "process": ["127.0.0.1"], "collect": ["127.0.0.1"]}
+    config, _ = _created(tmp_path, "collect", SITE + "[networks]\not = 'plant-ot'")
+    assert config["HostConfig"]["Dns"] == []
 
 
 def test_an_existing_network_takes_the_place_of_ours(tmp_path: Path) -> None:
