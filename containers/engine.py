@@ -79,15 +79,15 @@ class Engine:
             tuple(sorted(configs)),
         )
 
-    def container(self, name: str) -> Container | None:
-        """One of our containers as it is; None if it is not there. Asks a running one itself until the engine has."""
+    def container(self, name: str, *, probe: bool = True) -> Container | None:
+        """One of our containers as it is; None if it is not there. Probes a running one itself until the engine has."""
         with self._explained("inspect a container"):
             try:
                 seen = self._api.inspect_container(name)
             except docker.errors.NotFound:
                 return None
             health = seen["State"].get("Health", {}).get("Status", "starting")
-            if health == "starting" and seen["State"]["Status"] == "running" and self._probe(name):
+            if probe and health == "starting" and seen["State"]["Status"] == "running" and self._probe(name):
                 health = "healthy"
         return _container(seen, health)
 

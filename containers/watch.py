@@ -23,7 +23,7 @@ class Watch:
 
     def look(self) -> tuple[Verdict, str]:
         """The verdict by now; `Unavailable` if the container is gone."""
-        seen = self.engine.container(self.name)
+        seen = self.engine.container(self.name, probe=False)  # it is asked for more below
         if seen is None:
             raise Unavailable(f"{self.name} has been removed by somebody else")
         said = scrape.readings(self.engine.said(self.name)) if seen.state == "running" else None

@@ -26,7 +26,7 @@ class Meter:
         self._commit, self._latency = metrics.checkpoint_duration.labels(*labels), metrics.emit_latency.labels(*labels)
 
     def taken(self, records: int, heartbeats: int) -> None:
-        """Records of an input were taken in, so many of them without rows."""
+        """Records of the inputs were computed and committed, so many of them without rows."""
         metrics.consumed.labels(self._site, SERVICE, "data").inc(records - heartbeats)
         metrics.consumed.labels(self._site, SERVICE, "heartbeat").inc(heartbeats)
 

@@ -50,14 +50,6 @@ log_level = "{log_level}"
 IN_PROCESS = "import os, time\nif os.uname().nodename == 'process':\n    "  # in its container, that is
 CRASHES = IN_PROCESS + "raise RuntimeError('the new version is broken')"
 HANGS = IN_PROCESS + "time.sleep(600)"
-DIES = (
-    IN_PROCESS
-    + """\
-import threading
-    from pipelines.runtime.meter import Meter
-    Meter.recovered = lambda self, seconds: threading.Timer(5, os._exit, (7,)).start()
-"""
-)  # it is healthy before
 STALLS = (
     IN_PROCESS
     + """\

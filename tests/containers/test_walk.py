@@ -43,7 +43,7 @@ class FaultyEngine:
             case RemoveContainer(name):
                 self.containers.pop(name, None)
 
-    def container(self, name: str) -> Container | None:
+    def container(self, name: str, *, probe: bool = True) -> Container | None:
         return self.containers.get(name)
 
     def said(self, name: str) -> str:
