@@ -16,7 +16,10 @@ from nacl.public import PrivateKey, PublicKey, SealedBox
 
 from pipelines.errors import ConfigError
 
-PASSES, MEMORY_BYTES = argon2id.OPSLIMIT_MODERATE, argon2id.MEMLIMIT_MODERATE  # others would lock out the keys that exist
+PASSES, MEMORY_BYTES = (
+    argon2id.OPSLIMIT_MODERATE,
+    argon2id.MEMLIMIT_MODERATE,
+)  # others would lock out the keys that exist
 
 
 @dataclass(frozen=True)
