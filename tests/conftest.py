@@ -59,7 +59,7 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImageRegistry]:
-    """An image registry without TLS and passwords: `.address`, `.folder`, `.stop()`, `.start()`; engines here reach it, too."""
+    """An image registry without TLS and passwords, also for engines here: `.address`, `.folder`, `.stop()`, `.start()`."""
     with ImageRegistry(tmp_path_factory.mktemp("registry")) as server:
         yield server
 

@@ -86,7 +86,7 @@ class Layout:
             if found != digest:
                 raise WrongDigest(f"what is to be stored as {digest} has other content ({found}): build it anew")
             file.seek(0)
-            self._files.write(_blob(digest), file)
+            self._write(_blob(digest), file)
         return True
 
     def blob(self, name: str, digest: str, offset: int = 0) -> Iterator[bytes]:
@@ -106,7 +106,7 @@ class Layout:
         annotations = {} if is_digest(reference) else {REF_NAME: f"{name}:{reference}"}
         entry = Descriptor(media_type, digest, len(content), annotations)
         with self._files.changing():
-            self._files.write(_blob(digest), io.BytesIO(content))
+            self._write(_blob(digest), io.BytesIO(content))
             self._write_index([entry, *(e for e in self._index() if not _replaces(entry, e))])
         return digest
 
@@ -156,9 +156,13 @@ class Layout:
 
     def _write_index(self, entries: Iterable[Descriptor]) -> None:
         ordered = sorted(entries, key=lambda e: (e.ref_name, e.digest))
+        self._write(INDEX, io.BytesIO(encode(Body(2, OCI_INDEX, manifests=ordered))))
+
+    def _write(self, path: str, content: BinaryIO) -> None:
+        """Write a file, after the one that says what this is: a push that breaks off must not leave a folder of unknown kind."""
         if not self._files.has(MARKER):
             self._files.write(MARKER, io.BytesIO(MARKER_CONTENT))
-        self._files.write(INDEX, io.BytesIO(encode(Body(2, OCI_INDEX, manifests=ordered))))
+        self._files.write(path, content)
 
     def _read(self, path: str, bytes_max: int) -> bytes:
         with self._files.open(path) as file:
@@ -202,7 +206,8 @@ class Folder(Layout):
     """A layout in a folder, made at the first push. `BrokenLayout` if the folder holds other things."""
 
     def __init__(self, folder: Path) -> None:
-        if folder.exists() and not (folder / MARKER).exists() and (not folder.is_dir() or any(folder.iterdir())):
+        in_use = folder.exists() and (not folder.is_dir() or any(not p.name.startswith(".") for p in folder.iterdir()))
+        if in_use and not (folder / MARKER).exists():  # in this order: another process may just begin it
             raise BrokenLayout(f"{folder} is no OCI image layout: name one, or a folder that is new or empty")
         super().__init__(FolderFiles(folder), str(folder))
 
@@ -275,11 +280,11 @@ class Tar(Layout):
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None and (staged := self._tar_files.staged) and staged.has(INDEX):
-                self._write(staged.folder / "whole")
+                self._save(staged.folder / "whole")
         finally:
             self._tar_files.close()
 
-    def _write(self, draft: Path) -> None:
+    def _save(self, draft: Path) -> None:
         paths = [MARKER, INDEX, *sorted(_blob(digest) for digest in self.reachable())]
         with disk_full_explained(self._path):
             with tarfile.open(draft, "w", format=tarfile.PAX_FORMAT) as tar:

@@ -57,17 +57,13 @@ class TrustStore:
 
     def change(self, decide: Callable[[State], State]) -> None:
         """Replace the state by what `decide` makes of it, unless it raises. What is new is on the disk when this returns."""
-        with locked_folder(self._there()):
+        self._read()  # a store that is not there cannot be locked
+        with locked_folder(self.folder):
             old = self._read()
             new = decide(old.state)
             aged = msgspec.structs.replace(new, time_ns=old.state.time_ns)
             if aged != old.state or new.time_ns - old.state.time_ns >= TIME_STEP_NS or self.damaged:
                 self._write(_Copy(old.generation + 1, new))
-
-    def _there(self) -> Path:
-        if not self.folder.is_dir():
-            self._read()  # says what is wrong
-        return self.folder
 
     def _read(self) -> _Copy:
         copies = self._copies()
