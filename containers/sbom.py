@@ -6,6 +6,7 @@ into it (PEP 770) has those parts listed inside it.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -50,9 +51,14 @@ def image_parts(python: Python, packages: Mapping[str, Path], base: RootFS) -> t
     """
     version = own_version()
     own = Part(DISTRIBUTION, version, PackageURL("pypi", None, DISTRIBUTION, version), "Apache-2.0")
-    wheels = [part for where, folder in packages.items() for part in python_parts(folder, where)]
+    wheels = [part for where, folder in packages.items() for part in _wheels(folder, where)]
     debian = debian_parts(base)
     return (own, *wheels, _python(python, debian), *debian)
+
+
+@functools.cache  # the services of a release have most of their packages in common, in folders that never change
+def _wheels(folder: Path, where: str) -> tuple[Part, ...]:
+    return tuple(python_parts(folder, where))
 
 
 def python_parts(folder: Path, where: str) -> Iterator[Part]:

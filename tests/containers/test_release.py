@@ -121,7 +121,7 @@ def test_where_no_network_leads_a_release_is_loaded_and_the_base_image_comes_wit
     ("words", "message"),
     [
         ([], "whom to believe? give the fleet's root with --root keys/1.root.json, or say --unsigned"),
-        (["--root", "OTHER"], "is not signed by"),
+        (["--root", "OTHER"], "root 1 does not know that key for this"),
     ],
 )
 def test_a_release_of_somebody_else_is_not_believed(
