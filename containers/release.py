@@ -7,7 +7,6 @@ believes it if it is signed, and a deploy then needs no package index.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
