@@ -16,7 +16,7 @@ from containers.engine import Engine
 from pipelines.errors import Unavailable
 from tests.containers.kit import SITE, pipeline_text, write_site
 
-COMMANDS = ("build", "check", "deploy", "destroy", "graph", "logs", "plan", "rollback", "sites", "status")
+COMMANDS = ("build", "check", "deploy", "destroy", "doctor", "graph", "logs", "plan", "rollback", "sites", "status")
 
 
 @pytest.fixture(autouse=True)
