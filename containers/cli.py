@@ -40,7 +40,8 @@ def main() -> None:
       pipeline sites
       pipeline deploy --group eu --canary 2 --waves 10%,100%
       pipeline rollout status
-      pipeline status --site 'plant-*' --group eu
+      pipeline status --site 'plant-*' --group eu --watch
+      pipeline doctor --group eu
     """
 
 

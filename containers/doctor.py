@@ -159,7 +159,7 @@ def of_services(actual: Actual) -> Iterator[Finding]:
     if not now:
         yield Finding("ok", "nothing is deployed")
     elif not ill:
-        yield Finding("ok", f"revision {actual.revision}: all of {len(now)} services are healthy")
+        yield Finding("ok", f"revision {actual.revision}: {len(now)} of {len(now)} healthy")
 
 
 def _service(c: Container) -> Iterator[Finding]:

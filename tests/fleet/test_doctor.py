@@ -147,6 +147,13 @@ def test_certificates_that_are_well() -> None:
     assert (said.level, said.what) == ("ok", "certificates are good for 80 days")
 
 
+def test_a_secret_that_others_can_read_is_a_warning() -> None:
+    assert [doctor.of_secret("s", "/f", mode) for mode in (0o100600, 0o100640)] == [None, None]
+    assert doctor.of_secret("s", "/f", 0o100604) == Finding(
+        "warn", "secret s: every user of this machine can get at /f", "chmod 600 /f"
+    )
+
+
 def test_a_disk_that_is_full() -> None:
     assert [doctor.of_cache("/c", int(free)).level for free in (6e9, 4e9, 4e8)] == ["ok", "warn", "bad"]
     ill(doctor.of_cache("/c", n) for n in (0, 10**9))
@@ -209,4 +216,4 @@ def test_a_site_of_a_real_engine(engine: Engine, tmp_path: Path, unique: str) ->
     assert any(what.startswith("storage driver ") for what in told)
     assert [f["level"] for f in value["here"]["findings"]]
     assert not [f for f in value["sites"][0]["findings"] if f["level"] != "ok" and not f["cure"]]
-    print(pipeline("doctor", "--fleet", str(fleet)).stdout)
+    assert told["revision 3: 1 of 1 healthy"] == "ok"
