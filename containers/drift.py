@@ -22,15 +22,15 @@ _ASKED = {
     "ReadonlyRootfs": "read-only root", "CapDrop": "dropped capabilities", "SecurityOpt": "security options",
     "Tmpfs": "tmpfs", "PidsLimit": "process limit", "Memory": "memory", "MemorySwap": "memory with swap", "NanoCpus": "cpus",
     "LogConfig": "logging", "RestartPolicy": "restart policy", "IpcMode": "IPC namespace", "ExtraHosts": "hosts",
-    "NetworkMode": "network mode",
+    "NetworkMode": "network mode", "CgroupnsMode": "cgroup namespace", "Ulimits": "ulimits", "Dns": "DNS servers",
 }  # fmt: skip
 # … and that it leaves empty.
 _EMPTY = {
     "Privileged": "privileged", "CapAdd": "added capabilities", "Binds": "binds", "Devices": "devices",
     "DeviceRequests": "device requests", "DeviceCgroupRules": "device rules", "PortBindings": "published ports",
     "PublishAllPorts": "published ports", "PidMode": "process namespace", "UTSMode": "host name namespace",
-    "UsernsMode": "user namespace", "GroupAdd": "groups", "VolumesFrom": "volumes of others", "Dns": "DNS servers",
-    "Sysctls": "sysctls", "Ulimits": "ulimits", "OomKillDisable": "OOM killing", "AutoRemove": "removal at exit",
+    "UsernsMode": "user namespace", "GroupAdd": "groups", "VolumesFrom": "volumes of others",
+    "Sysctls": "sysctls", "OomKillDisable": "OOM killing", "AutoRemove": "removal at exit",
     "MemoryReservation": "memory reservation", "CpuShares": "cpu shares", "CpuPeriod": "cpu period", "CpuQuota": "cpu quota",
     "CpuRealtimePeriod": "real-time period", "CpuRealtimeRuntime": "real-time runtime", "CpusetCpus": "cpus allowed",
     "CpusetMems": "memory nodes", "BlkioWeight": "block I/O weight",
@@ -127,7 +127,7 @@ def _compared(service: str, name: str, now: Any, should: Any) -> Iterator[Drift]
 def _normal(value: Any, name: str) -> Any:
     """Equal for what means the same: the engine fills in zeros, orders sets as it likes, writes capabilities with a prefix."""
     if isinstance(value, Mapping):
-        return {k: n for k, v in value.items() if (n := _normal(v, name)) is not None} or None
+        return {k: n for k, v in sorted(value.items()) if (n := _normal(v, name)) is not None} or None
     if isinstance(value, list):
         texts = [str(_normal(v, name)).removeprefix("CAP_") for v in value]
         return (texts if name in _ORDERED else sorted(texts)) or None
