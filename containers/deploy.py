@@ -24,6 +24,7 @@ from containers.desired import Desired, desired, layer_store, network, work_for
 from containers.engine import Engine
 from containers.hold import held, operator_name
 from containers.images import Base
+from containers.oci import Image
 from containers.packages import Python
 from containers.profiles import CONFIG_DIR, INTERNAL
 from containers.release import Build
@@ -44,6 +45,7 @@ class Deployment:
 
     wanted: tuple[Desired, ...]
     actual: Actual
+    lacking: Mapping[str, int] = field(default_factory=dict)  # bytes to be shipped of each image, by its tag
 
     @property
     def changes(self) -> list[Change]:
@@ -84,7 +86,10 @@ class Operator:
     def plan(self, plan: Plan) -> Deployment:
         """What a deploy of a pipeline's plan would do. Changes nothing."""
         wanted = desired(self.site, plan, self._base(pull=False), self._identities(plan, renew=False))
-        return Deployment(tuple(wanted), self._actual(wanted))
+        seen = Deployment(tuple(wanted), self._actual(wanted))
+        changed = {c.service for c in seen.changes if c.mark in "+~"}
+        lacking = self._lacking([d for d in wanted if d.service in changed])
+        return replace(seen, lacking={image.tag: size for image, _, size in lacking})
 
     def build(self, plan: Plan) -> tuple[Desired, ...]:
         """Make every image of a plan, and give the engine what it lacks of them."""
@@ -287,14 +292,20 @@ class Operator:
 
     def _load(self, wanted: Sequence[Desired]) -> None:
         """Give the engine what it lacks of images, the lowest first: what has arrived need not be sent again."""
+        for image, layers, size in self._lacking(wanted):
+            self.report(f"{image.tag}: shipping {decimal(size)}")
+            self.engine.load(image, layer_store(), layers)
+            self.shipped_bytes += size
+
+    def _lacking(self, wanted: Sequence[Desired]) -> list[tuple[Image, int, int]]:
+        """The images that the engine does not have, lowest first, with the number of layers and bytes that it lacks of each."""
         every = {image.tag: image for d in wanted for image in d.images}
         needed = [image for image in every.values() if not self.engine.has(image)]
-        store, lacking = layer_store(), self.engine.lacking(needed)
-        for image, n in zip(needed, lacking, strict=True):
-            size = sum(layer.size for layer in image.layers[len(image.layers) - n :])
-            self.report(f"{image.tag}: shipping {decimal(size)}")
-            self.engine.load(image, store, n)
-            self.shipped_bytes += size
+        counts = self.engine.lacking(needed) if needed else []
+        sizes = (
+            sum(layer.size for layer in i.layers[len(i.layers) - n :]) for i, n in zip(needed, counts, strict=True)
+        )
+        return list(zip(needed, counts, sizes, strict=True))
 
     def _now(self) -> str:
         return datetime.fromtimestamp(self.clock.now_ns() / 1e9, UTC).isoformat(timespec="seconds")

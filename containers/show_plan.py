@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from rich.filesize import decimal
+
 from containers import rollout
 from containers.console import Colour, coloured
 from containers.deploy import Deployment
 from containers.desired import Desired
 from containers.fleet.tables import listed
-from containers.rollout import Actual, Change
+from containers.rollout import Change
 from pipelines.errors import SitestreamError
 
 MASK = "•••"
@@ -28,11 +30,11 @@ def text(site: str, todo: Deployment) -> str:
     wanted = {d.service: d for d in todo.wanted}
     for change in todo.changes:
         lines.append(coloured(f"{change.mark} {change.service:8}", _MARKS[change.mark]) + "  " + ", ".join(change.why))
-        lines += [f"      {line}" for line in _details(change, wanted.get(change.service), todo.actual)]
+        lines += [f"      {line}" for line in _details(change, wanted.get(change.service), todo)]
     return "\n".join(lines)
 
 
-def _details(change: Change, wanted: Desired | None, actual: Actual) -> Iterator[str]:
+def _details(change: Change, wanted: Desired | None, todo: Deployment) -> Iterator[str]:
     """For a service that changes: image, settings that differ, secrets (masked)."""
     if wanted is None or change.mark == "=":
         return
@@ -42,14 +44,21 @@ def _details(change: Change, wanted: Desired | None, actual: Actual) -> Iterator
             f"state: belongs to version {change.state_of}, so this one will refuse to start; to drop what is lost add under "
             f"[services.{change.service}.options]  discard_state = '{change.state_of}'"
         )
-    have = actual.current.get(change.service)
+    have = todo.actual.current.get(change.service)
     yield f"image: {f'{have.image} → ' if have and have.image != wanted.tag else ''}{wanted.tag}"
+    yield f"ships: {decimal(_ships(wanted, todo)) if wanted.images else 'known once its packages have been fetched'}"
     before = have.settings if have else {}
     for name, new in wanted.settings_shown.items():
         if before.get(name) != new:
             yield f"{name}: {f'{_show(before[name])} → ' if name in before else ''}{_show(new)}"
     if wanted.secrets:
         yield f"secrets: {', '.join(f'{name} {MASK}' for name in wanted.secret_names)}"
+
+
+def _ships(wanted: Desired, todo: Deployment) -> int:
+    """Bytes to be shipped for a service; what several need counts for the first of them."""
+    earlier = {tag for d in todo.wanted[: todo.wanted.index(wanted)] for tag in d.tags}
+    return sum(todo.lacking.get(tag, 0) for tag in wanted.tags if tag not in earlier)
 
 
 def _show(of: object) -> str:
@@ -66,11 +75,11 @@ def value(site: str, todo: Deployment) -> dict[str, object]:
         "revision": todo.actual.revision,
         "summary": rollout.summary(todo.changes),
         "changes": todo.needed,
-        "services": [_facts(change, wanted.get(change.service)) for change in todo.changes],
+        "services": [_facts(change, wanted.get(change.service), todo) for change in todo.changes],
     }
 
 
-def _facts(change: Change, wanted: Desired | None) -> dict[str, object]:
+def _facts(change: Change, wanted: Desired | None, todo: Deployment) -> dict[str, object]:
     facts: dict[str, object] = {"service": change.service, "action": _ACTIONS[change.mark], "why": list(change.why)}
     if change.state_of:
         facts["state_of"] = change.state_of
@@ -81,6 +90,7 @@ def _facts(change: Change, wanted: Desired | None) -> dict[str, object]:
     if wanted is not None:
         facts |= {
             "image": wanted.tag,
+            "ships_bytes": _ships(wanted, todo) if wanted.images else None,
             "settings": wanted.settings_shown,
             "secrets": dict.fromkeys(wanted.secret_names, MASK),
         }
