@@ -10,10 +10,12 @@ from containers import (
     cli_backfill,
     cli_certs,
     cli_deploy,
+    cli_doctor,
     cli_fleet,
     cli_history,
     cli_keys,
     cli_kubernetes,
+    cli_logs,
     cli_pipeline,
     cli_release,
     cli_rollout,
@@ -41,7 +43,8 @@ def main() -> None:
       pipeline sites
       pipeline deploy --group eu --canary 2 --waves 10%,100%
       pipeline rollout status
-      pipeline status --site 'plant-*' --group eu
+      pipeline status --site 'plant-*' --group eu --watch
+      pipeline doctor --group eu
     """
 
 
@@ -58,7 +61,8 @@ for command in (
     cli_rollout.group(cli_deploy.attempt_of),
     cli_history.command,
     cli_fleet.status,
-    cli_site.logs,
+    cli_logs.logs,
+    cli_doctor.doctor,
     cli_site.destroy,
     cli_pipeline.device,
     cli_certs.certs,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from containers.cli_shared import Context, Duration, shared, stands_alone
-from containers.engine import Engine
+from containers.cli_site import engine_of
 from containers.fleet import show
 from containers.fleet.parallel import each
+from containers.fleet.repeated import Shown, watch
 from containers.rollout import Actual
 from containers.site import SiteFile
 from pipelines.errors import SitestreamError
@@ -31,9 +34,11 @@ def sites(context: Context) -> None:
 
 @click.command()
 @click.option("--timeout", type=Duration(), default="30s", show_default=True, help="For each site to answer.")
+@click.option("--watch", "every_s", type=click.FloatRange(1, 3600), is_flag=False, flag_value=5.0, metavar="[SECONDS]",
+              help="Show it anew every so many seconds [5], until interrupted.")  # fmt: skip
 @shared
 @click.pass_obj
-def status(context: Context, timeout: float) -> int:
+def status(context: Context, timeout: float, every_s: float | None) -> int:
     """Show the services of a site, or how the sites of a fleet are.
 
     Sites are asked at the same time. One that does not answer is a line of the table; exit code 1 if none does.
@@ -43,24 +48,32 @@ def status(context: Context, timeout: float) -> int:
       pipeline status --site hall1.toml
       pipeline status --site hall1.toml -o json | jq '.services[].health'
       pipeline status --group eu
+      pipeline status --group eu --watch                     every 5 s; --watch 30: every 30 s
+      pipeline status --watch -o json | jq -c '{at, ill: [.sites[] | select(.state != "healthy") | .site]}'
       pipeline status --site 'plant-*' -o json | jq -r '.sites[] | select(.state != "healthy") | .site'
     """
     chosen = context.sites()
+
+    def look() -> list[Actual | SitestreamError]:
+        return each(chosen, _actual, timeout_s=timeout)
+
+    if every_s:
+        watch(context.console, lambda: _shown(chosen, look()), every_s)
     with context.console.working(f"asking {len(chosen):,} sites"):
-        found = each(chosen, _actual, timeout_s=timeout)
-    if stands_alone(chosen):
-        if isinstance(found[0], SitestreamError):
-            raise found[0]
-        name = chosen[0].site.site
-        context.console.data(show.site_text(name, found[0]), show.site_value(name, found[0]))
-        return 0
-    context.console.data(show.fleet_text(chosen, found), show.fleet_value(chosen, found))
+        found = look()
+    if stands_alone(chosen) and isinstance(found[0], SitestreamError):
+        raise found[0]
+    context.console.data(*_shown(chosen, found))
     return 0 if any(isinstance(reading, Actual) for reading in found) else 1
 
 
+def _shown(chosen: Sequence[SiteFile], found: Sequence[show.Reading]) -> Shown:
+    if stands_alone(chosen) and isinstance(found[0], Actual):
+        name = chosen[0].site.site
+        return show.site_text(name, found[0]), show.site_value(name, found[0])
+    return show.fleet_text(chosen, found), show.fleet_value(chosen, found)
+
+
 def _actual(site: SiteFile) -> Actual:
-    engine = Engine(site.site.engine, site.site.engine_tls, site.folder)
-    try:
+    with engine_of(site) as engine:
         return engine.actual(site.site.site)
-    finally:
-        engine.close()

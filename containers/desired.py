@@ -232,7 +232,10 @@ def _desired(
     settings = _settings(site, profile)
     secrets = tuple(
         File(
-            f"{SECRETS_FOLDER}/{name}", _secret(site, service, name, ref) if with_secrets else b"", mode=0o400, uid=UID
+            f"{SECRETS_FOLDER}/{name}",
+            read_secret(site, service, name, ref) if with_secrets else b"",
+            mode=0o400,
+            uid=UID,
         )
         for name, ref in sorted(own.secrets.items())
     )
@@ -314,7 +317,8 @@ def _mounts(site: SiteFile, profile: Profile) -> Iterator[Mount]:
         yield Mount(folder, folder, read_only=False)
 
 
-def _secret(site: SiteFile, service: str, name: str, reference: str) -> bytes:
+def read_secret(site: SiteFile, service: str, name: str, reference: str) -> bytes:
+    """The content of a secret that a site file refers to; `ConfigError` if it is not there, or empty."""
     kind, _, where = reference.partition(":")
     field = f"{site.path}: services.{service}.secrets.{name}"
     try:

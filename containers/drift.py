@@ -32,13 +32,8 @@ _HOST = {
     "CpuRealtimeRuntime": "real-time runtime", "CpusetCpus": "cpus allowed", "CpusetMems": "memory nodes",
     "BlkioWeight": "block I/O weight",
 }  # fmt: skip
-_FILLED_IN = (
-    "LogConfig",
-    "RestartPolicy",
-    "IpcMode",
-    "CgroupnsMode",
-    "NetworkMode",
-)  # … but for what engines fill in then
+# … but for those which engines fill in then.
+_FILLED_IN = ("LogConfig", "RestartPolicy", "IpcMode", "CgroupnsMode", "NetworkMode")
 _PLAIN = {
     "Hostname": "host name", "User": "user", "StopTimeout": "stop timeout", "Healthcheck": "health check",
     "Env": "environment", "Entrypoint": "entry point", "Cmd": "command", "WorkingDir": "working directory",
@@ -129,7 +124,7 @@ def _compared(service: str, name: str, now: Any, should: Any) -> Iterator[Drift]
 def _normal(value: Any, name: str) -> Any:
     """Equal for what means the same: the engine fills in zeros and orders sets as it likes."""
     if isinstance(value, Mapping):
-        return {k: n for k, v in value.items() if (n := _normal(v, name)) is not None} or None
+        return {k: n for k, v in sorted(value.items()) if (n := _normal(v, name)) is not None} or None
     if isinstance(value, list):
         texts = [v if isinstance(v, str) else json.dumps(_normal(v, name), sort_keys=True) for v in value]
         return (texts if name in _ORDERED else sorted(texts)) or None

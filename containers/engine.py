@@ -22,6 +22,7 @@ import requests.exceptions
 
 from containers import commands as c
 from containers import drift, names, oci
+from containers.doctor import Facts, facts
 from containers.oci import archive
 from containers.oci.layers import copy_tar, write_tar
 from containers.packages import Python
@@ -115,15 +116,24 @@ class Engine:
             raw: bytes = self._api.logs(name, tail=lines, since=since_s)
         return raw.decode(errors="replace")
 
-    def follow(self, name: str, lines: int) -> Iterator[str]:
+    def follow(self, name: str, lines: int, *, since_s: int | None = None) -> Iterator[str]:
         """The last lines that a container wrote and all that it will write, until it ends."""
         with self._explained(f"read the logs of {name}"):
             rest = b""
-            for piece in self._api.logs(name, tail=lines, stream=True, follow=True):
+            for piece in self._api.logs(name, tail=lines, since=since_s, stream=True, follow=True):
                 *whole, rest = (rest + piece).split(b"\n")
                 yield from (line.decode(errors="replace") for line in whole)
             if rest:
                 yield rest.decode(errors="replace")
+
+    def facts(self) -> Facts:
+        """What the engine says of itself and its machine."""
+        with self._explained("ask the engine about itself"):
+            info = self._api.info()
+            answer = self._api._get(self._api._url("/system/df"), params={"type": "image"})  # volumes can take minutes
+            used = self._api._result(answer, json=True).get("LayersSize") or 0
+            version = self._api.version()
+        return facts(info, version["ApiVersion"], used)
 
     def files(self, container: str, folder: str) -> dict[str, c.File]:
         """The files below a folder of a container, running or not, by their paths in there."""

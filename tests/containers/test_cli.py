@@ -17,18 +17,21 @@ from pipelines.errors import Unavailable
 from tests.containers.kit import SITE, pipeline_text, write_site
 
 COMMANDS = (
-    "build",
-    "check",
-    "deploy",
-    "destroy",
-    "graph",
-    "history",
-    "load",
-    "logs",
-    "plan",
-    "rollback",
-    "sites",
-    "status",
+    *(
+        "build",
+        "check",
+        "deploy",
+        "destroy",
+        "doctor",
+        "graph",
+        "history",
+        "load",
+        "logs",
+        "plan",
+        "rollback",
+        "sites",
+        "status",
+    ),
 )
 
 
