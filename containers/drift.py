@@ -17,24 +17,23 @@ from containers.commands import File
 from containers.profiles import SECOND_NS
 from pipelines.units import show_size
 
-# By the name that people know it by: HostConfig's fields that deploy sets …
-_ASKED = {
+# Fields of HostConfig and how people call them. Those that deploy does not ask for must be empty …
+_HOST = {
     "ReadonlyRootfs": "read-only root", "CapDrop": "dropped capabilities", "SecurityOpt": "security options",
     "Tmpfs": "tmpfs", "PidsLimit": "process limit", "Memory": "memory", "MemorySwap": "memory with swap", "NanoCpus": "cpus",
-    "LogConfig": "logging", "RestartPolicy": "restart policy", "IpcMode": "IPC namespace", "ExtraHosts": "hosts",
-    "NetworkMode": "network mode", "CgroupnsMode": "cgroup namespace", "Ulimits": "ulimits", "Dns": "DNS servers",
-}  # fmt: skip
-# … and that it leaves empty.
-_EMPTY = {
+    "LogConfig": "logging", "RestartPolicy": "restart policy", "IpcMode": "IPC namespace", "CgroupnsMode": "cgroup namespace",
+    "ExtraHosts": "hosts", "NetworkMode": "network mode", "Ulimits": "ulimits", "Dns": "DNS servers",
     "Privileged": "privileged", "CapAdd": "added capabilities", "Binds": "binds", "Devices": "devices",
     "DeviceRequests": "device requests", "DeviceCgroupRules": "device rules", "PortBindings": "published ports",
     "PublishAllPorts": "published ports", "PidMode": "process namespace", "UTSMode": "host name namespace",
-    "UsernsMode": "user namespace", "GroupAdd": "groups", "VolumesFrom": "volumes of others",
-    "Sysctls": "sysctls", "OomKillDisable": "OOM killing", "AutoRemove": "removal at exit",
-    "MemoryReservation": "memory reservation", "CpuShares": "cpu shares", "CpuPeriod": "cpu period", "CpuQuota": "cpu quota",
-    "CpuRealtimePeriod": "real-time period", "CpuRealtimeRuntime": "real-time runtime", "CpusetCpus": "cpus allowed",
-    "CpusetMems": "memory nodes", "BlkioWeight": "block I/O weight",
+    "UsernsMode": "user namespace", "GroupAdd": "groups", "VolumesFrom": "volumes of others", "Sysctls": "sysctls",
+    "OomKillDisable": "OOM killing", "AutoRemove": "removal at exit", "MemoryReservation": "memory reservation",
+    "CpuShares": "cpu shares", "CpuPeriod": "cpu period", "CpuQuota": "cpu quota", "CpuRealtimePeriod": "real-time period",
+    "CpuRealtimeRuntime": "real-time runtime", "CpusetCpus": "cpus allowed", "CpusetMems": "memory nodes",
+    "BlkioWeight": "block I/O weight",
 }  # fmt: skip
+# … but for those which engines fill in then.
+_FILLED_IN = ("LogConfig", "RestartPolicy", "IpcMode", "CgroupnsMode", "NetworkMode")
 _PLAIN = {
     "Hostname": "host name", "User": "user", "StopTimeout": "stop timeout", "Healthcheck": "health check",
     "Env": "environment", "Entrypoint": "entry point", "Cmd": "command", "WorkingDir": "working directory",
@@ -69,7 +68,7 @@ def request(
     `config` is the body of the call, `networks` are all that it will be in, `image` is what the engine says of its image and
     `engine` what it says of itself: limits that its kernel does not know are dropped, as the engine does it.
     """
-    host = {key: config["HostConfig"][key] for key in _ASKED if key in config["HostConfig"]}
+    host = {key: value for key, value in config["HostConfig"].items() if key in _HOST}
     if not engine.get("MemoryLimit", True):
         host |= {"Memory": 0, "MemorySwap": -1}
     elif not engine.get("SwapLimit", True):
@@ -98,10 +97,8 @@ def _found(service: str, told: Mapping[str, Any], seen: Mapping[str, Any]) -> It
         yield Drift(service, "image", seen["Image"][7:19], told["image"][7:19])
     for key, name in _PLAIN.items():
         yield from _compared(service, name, seen["Config"].get(key), told["plain"].get(key))
-    for key, name in _ASKED.items():
-        yield from _compared(service, name, seen["HostConfig"].get(key), told["host"].get(key))
-    for key, name in _EMPTY.items():
-        yield from _compared(service, name, seen["HostConfig"].get(key), None)
+    for key in [key for key in _HOST if key in told["host"] or key not in _FILLED_IN]:
+        yield from _compared(service, _HOST[key], seen["HostConfig"].get(key), told["host"].get(key))
     yield from _members(service, "network", set(seen["NetworkSettings"]["Networks"]), set(told["networks"]))
     own = seen["Config"].get("Volumes") or {}  # which the base image brings along
     mounts = {_mount(m) for m in seen["Mounts"] if m["Destination"] not in own}
@@ -125,11 +122,11 @@ def _compared(service: str, name: str, now: Any, should: Any) -> Iterator[Drift]
 
 
 def _normal(value: Any, name: str) -> Any:
-    """Equal for what means the same: the engine fills in zeros, orders sets as it likes, writes capabilities with a prefix."""
+    """Equal for what means the same: the engine fills in zeros and orders sets as it likes."""
     if isinstance(value, Mapping):
         return {k: n for k, v in sorted(value.items()) if (n := _normal(v, name)) is not None} or None
     if isinstance(value, list):
-        texts = [str(_normal(v, name)).removeprefix("CAP_") for v in value]
+        texts = [v if isinstance(v, str) else json.dumps(_normal(v, name), sort_keys=True) for v in value]
         return (texts if name in _ORDERED else sorted(texts)) or None
     return value or None
 

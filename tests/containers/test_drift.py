@@ -154,12 +154,14 @@ ANEW = [
     (_plain(Env=["TOKEN=hidden"]), ["environment none → TOKEN"]),
     (_plain(Entrypoint=["sleep", "9"]), ["entry point python3, -c, import time; time.sleep(900) → sleep, 9"]),
     (_plain(Healthcheck={"Test": ["NONE"]}), None),
+    (_host(Ulimits=[]), None),
 ]
 SHOWN = {
     5: "devices none → ",
     8: "mount sitestream-hall1-process-config-",
     9: "mount sitestream-hall1-process-config-",
     13: "health check ",
+    14: "ulimits {",
 }
 
 
