@@ -21,7 +21,7 @@ from tests.bed.mosquitto import Mosquitto
 from tests.bed.s3 import S3
 from tests.containers.plant import STALLS, USES_NOTHING, Plant
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(400)
 BACK_S_MAX = 60
 
 
