@@ -7,7 +7,6 @@ Whoever has `ca.key` can be any service of any site: it stays on the machine tha
 from __future__ import annotations
 
 import ipaddress
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from containers.files import write_whole
 from pipelines.clock import Clock
 from pipelines.errors import ConfigError
 
@@ -69,8 +69,8 @@ class Authority:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .sign(key, hashes.SHA256())
         )
-        _write(self.folder / CA_KEY, _pem(key))
-        _write(self.folder / CA_CERT, made.public_bytes(serialization.Encoding.PEM), mode=0o644)
+        write_whole(self.folder / CA_KEY, _pem(key))
+        write_whole(self.folder / CA_CERT, made.public_bytes(serialization.Encoding.PEM), mode=0o644)
 
     @property
     def certificate(self) -> bytes:
@@ -112,7 +112,7 @@ class Authority:
             draft = draft.add_extension(x509.SubjectAlternativeName([_host(h) for h in hosts]), critical=False)
         made = draft.sign(signer, hashes.SHA256())
         issued = Issued(name, made.public_bytes(serialization.Encoding.PEM), _pem(key))
-        _write(self.folder / f"{name}.pem", issued.key + issued.certificate)
+        write_whole(self.folder / f"{name}.pem", issued.key + issued.certificate)
         return issued
 
     def listed(self) -> list[Issued]:
@@ -164,14 +164,3 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 def _now(clock: Clock) -> datetime:
     return datetime.fromtimestamp(clock.now_ns() / 1e9, UTC)
-
-
-def _write(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Whole or not at all, and never readable by others in between."""
-    draft = path.with_name(f".{path.name}.new")
-    draft.unlink(missing_ok=True)
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.rename(path)

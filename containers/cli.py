@@ -1,12 +1,24 @@
 """`pipeline`: the command of operators. Exit codes: 0 done or no change, 1 error, 2 changes (`plan --detailed-exitcode`),
-3 failed and rolled back, 4 failed and not rolled back, 64 wrong usage, 130 interrupted.
+3 failed and rolled back, 4 failed and not rolled back, 5 sites are pending, 64 wrong usage, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import click
 
-from containers import cli_backfill, cli_certs, cli_fleet, cli_kubernetes, cli_pipeline, cli_site
+from containers import (
+    cli_backfill,
+    cli_certs,
+    cli_deploy,
+    cli_fleet,
+    cli_history,
+    cli_keys,
+    cli_kubernetes,
+    cli_pipeline,
+    cli_release,
+    cli_rollout,
+    cli_site,
+)
 from containers.cli_shared import Root, shared
 from containers.packages import own_version
 
@@ -27,6 +39,8 @@ def main() -> None:
     \b
     Many sites, from a fleet folder (docs/fleet.md):
       pipeline sites
+      pipeline deploy --group eu --canary 2 --waves 10%,100%
+      pipeline rollout status
       pipeline status --site 'plant-*' --group eu
     """
 
@@ -36,15 +50,19 @@ for command in (
     cli_fleet.sites,
     cli_pipeline.graph,
     cli_backfill.backfill,
-    cli_site.build,
-    cli_site.plan,
-    cli_site.deploy,
-    cli_site.rollback,
+    cli_release.build,
+    cli_release.load,
+    cli_deploy.plan,
+    cli_deploy.deploy,
+    cli_deploy.rollback,
+    cli_rollout.group(cli_deploy.attempt_of),
+    cli_history.command,
     cli_fleet.status,
     cli_site.logs,
     cli_site.destroy,
     cli_pipeline.device,
     cli_certs.certs,
+    cli_keys.keys,
     cli_kubernetes.group,
 ):
     main.add_command(command)

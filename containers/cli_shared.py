@@ -36,7 +36,7 @@ class Context:
         """The sites that a command is for: those chosen, or all of the fleet, or that of site.toml if there is no fleet."""
         files = [Path(chosen) for chosen in self.chosen if _is_file(chosen)]
         if not files:
-            folder = self._fleet_folder()
+            folder = self.fleet_folder()
             return load_fleet(folder).select(self.chosen, self.groups) if folder else [load_site(Path("site.toml"))]
         if len(files) < len(self.chosen) or self.groups or self.fleet:
             raise ConfigError(
@@ -55,7 +55,8 @@ class Context:
             )
         return found[0]
 
-    def _fleet_folder(self) -> Path | None:
+    def fleet_folder(self) -> Path | None:
+        """The fleet's folder: the one that is named, else this one if it is one; None if there is none."""
         named = self.fleet or os.environ.get(FLEET_VARIABLE)
         if named or Path(FLEET_FILE).exists():
             return Path(named or "")
@@ -155,3 +156,12 @@ class Duration(click.ParamType):
             return duration_s(str(value))
         except ConfigError as e:
             self.fail(str(e), param, ctx)
+
+
+lock_timeout = click.option(
+    "--lock-timeout",
+    type=Duration(),
+    default="0s",
+    show_default=True,
+    help="Wait so long while somebody else changes the site.",
+)

@@ -5,140 +5,25 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import click
 
-from containers import rollout, show_plan
-from containers.cli_shared import INTERRUPTED, Context, Duration, shared
-from containers.console import table
+from containers.cli_shared import Context, Duration, lock_timeout, shared
+from containers.console import Console
 from containers.deploy import Operator
 from containers.engine import Engine
 from containers.rollout import Container
-from containers.walk import Rollout
+from containers.site import SiteFile
 from pipelines.clock import SystemClock
 from pipelines.errors import ConfigError, SitestreamError
-from pipelines.load import load
-from pipelines.plan import Plan
-
-CHANGES = 2
 
 
 @contextmanager
-def _operator(context: Context) -> Iterator[Operator]:
-    site = context.site()
-    engine = Engine(site.site.engine, site.site.engine_tls, site.folder)
-    try:
-        yield Operator(site, engine, context.console)
-    finally:
-        engine.close()
-
-
-def _plan_of(operator: Operator) -> Plan:
-    return load(operator.site.pipeline).plan()
-
-
-@click.command()
-@shared
-@click.pass_obj
-def build(context: Context) -> None:
-    """Build the images of a site's services on its engine, and leave what runs alone.
-
-    Needs the package index the first time only. `deploy` builds what is missing by itself.
-
-    \b
-    Example:
-      pipeline build --site hall1.toml
-    """
-    with _operator(context) as operator, context.console.working("building images"):
-        made = operator.build(_plan_of(operator))
-    text = table(["SERVICE", "IMAGE"], [[d.service, d.tag] for d in made])
-    context.console.data(text, {"images": {d.service: d.tag for d in made}})
-
-
-@click.command()
-@click.option("--detailed-exitcode", is_flag=True, help="Exit with 2 if something would change.")
-@shared
-@click.pass_obj
-def plan(context: Context, detailed_exitcode: bool) -> int:
-    """Show what a deploy would change, and why. Changes nothing.
-
-    \b
-    Examples:
-      pipeline plan --site hall1.toml
-      pipeline plan --site hall1.toml --detailed-exitcode    0 no change, 2 changes
-    """
-    with _operator(context) as operator:
-        todo = operator.plan(_plan_of(operator))
-        context.console.data(show_plan.text(operator.name, todo), show_plan.value(operator.name, todo))
-    return CHANGES if detailed_exitcode and todo.needed else 0
-
-
-@click.command()
-@click.option(
-    "--health-timeout", type=Duration(), default="120s", show_default=True, help="For each service to become healthy."
-)
-@click.option("--no-rollback", is_flag=True, help="Leave a version that failed as it is, to look at it.")
-@shared
-@click.pass_obj
-def deploy(context: Context, health_timeout: float, no_rollback: bool) -> int:
-    """Bring a site to what its pipeline file and site file say.
-
-    Builds and ships while everything runs, then replaces the services that changed one by one, each behind its health check. If
-    one fails, all that were replaced go back: exit code 3 (4 if that fails, too). The other services are not touched.
-
-    \b
-    Examples:
-      pipeline deploy --site hall1.toml
-      pipeline deploy --site hall1.toml --health-timeout 5m
-    """
-    with _operator(context) as operator:
-        pipeline = _plan_of(operator)
-        with context.console.working(f"deploying {pipeline.pipeline} to {operator.name}"), operator.alone():
-            todo = operator.deploy(pipeline, timeout_s=health_timeout, roll_back=not no_rollback)
-            code = _carry_out(context, operator, todo)
-            if code == 0:
-                operator.revoke(pipeline)
-            return code
-
-
-@click.command()
-@click.argument("revision", type=int, required=False)
-@click.option(
-    "--health-timeout", type=Duration(), default="120s", show_default=True, help="For each service to become healthy."
-)
-@shared
-@click.pass_obj
-def rollback(context: Context, revision: int | None, health_timeout: float) -> int:
-    """Go back to an earlier revision: the one before the present, or REVISION.
-
-    Its containers, images, settings and secrets are still on the engine, so nothing is built or shipped.
-
-    \b
-    Examples:
-      pipeline rollback --site hall1.toml
-      pipeline rollback 7 --site hall1.toml
-    """
-    with _operator(context) as operator, context.console.working(f"rolling {operator.name} back"), operator.alone():
-        return _carry_out(context, operator, operator.roll_back(revision, timeout_s=health_timeout))
-
-
-def _carry_out(context: Context, operator: Operator, todo: Rollout | None) -> int:
-    name = operator.name
-    if todo is None:
-        revision = operator.engine.actual(name).revision
-        context.console.data(
-            f"{name}: no change, revision {revision}", {"site": name, "result": "no change", "revision": revision}
-        )
-        return 0
-    state = todo.run()
-    if state != "broken":
-        operator.prune()
-    revision = operator.engine.actual(name).revision
-    swapped = [s.service for s in todo.swaps]
-    text = f"{name}: {state}, revision {revision}" + (f" ({', '.join(swapped)})" if swapped else "")
-    context.console.data(text, {"site": name, "result": state, "revision": revision, "services": swapped})
-    return INTERRUPTED if todo.interrupted else rollout.EXIT_CODES[state]
+def operator_of(site: SiteFile, console: Console) -> Iterator[Operator]:
+    """Acts on a site, and says on the console what it does."""
+    with closing(Engine(site.site.engine, site.site.engine_tls, site.folder)) as engine:
+        yield Operator(site, engine, console)
 
 
 @click.command()
@@ -158,7 +43,7 @@ def logs(context: Context, services: tuple[str, ...], follow: bool, lines: int, 
       pipeline logs --site hall1.toml
       pipeline logs -f process upload --site hall1.toml
     """
-    with _operator(context) as operator:
+    with operator_of(context.site(), context.console) as operator:
         current = operator.engine.actual(operator.name).current
         if unknown := [s for s in services if s not in current]:
             raise ConfigError(
@@ -202,9 +87,10 @@ def _follow(engine: Engine, chosen: list[Container], lines: int, width: int) -> 
     "--keep-data", is_flag=True, help="Leave the volumes with what services keep, such as files not yet uploaded."
 )
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@lock_timeout
 @shared
 @click.pass_obj
-def destroy(context: Context, keep_data: bool, yes: bool) -> None:
+def destroy(context: Context, keep_data: bool, yes: bool, lock_timeout: float) -> None:
     """Remove a site from its engine: containers, networks, images, settings, and its data.
 
     Kafka's topics and the object store are not touched.
@@ -214,13 +100,13 @@ def destroy(context: Context, keep_data: bool, yes: bool) -> None:
       pipeline destroy --site hall1.toml
       pipeline destroy --site hall1.toml --keep-data -y
     """
-    with _operator(context) as operator:
+    with operator_of(context.site(), context.console) as operator:
         what = "but its data" if keep_data else "and its data, such as files not yet uploaded,"
         if not yes:
             click.confirm(
                 f"Remove all of site {operator.name} {what} from {operator.engine.url}?", abort=True, err=True
             )
-        with operator.alone():
+        with operator.alone("destroyed", wait_s=lock_timeout, last=True):
             operator.destroy(keep_data=keep_data)
         context.console.data(
             f"{operator.name}: destroyed", {"site": operator.name, "result": "destroyed", "data_kept": keep_data}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -43,14 +43,14 @@ class Console:
         self(f"error: {message}", bad=True)
 
     @contextmanager
-    def working(self, what: str) -> Iterator[None]:
-        """Shows that something is going on, if there is a terminal to show it on."""
+    def working(self, what: str) -> Iterator[Callable[[str], None]]:
+        """Shows that something is going on, if there is a terminal to show it on; and what, as it is told."""
         rich = self.rich()
         if not rich.is_terminal:
-            yield
+            yield lambda phase: None
             return
-        with rich.status(what):
-            yield
+        with rich.status(what) as status:
+            yield lambda phase: status.update(f"{what}: {phase}")
 
     def rich(self) -> Rich:
         """The terminal, or what stands for one."""

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from rich.filesize import decimal
 
-from containers import bus, images, names, rollout
+from containers import bases, bus, drift, history, images, names, rollout
 from containers.commands import (
     Command,
     CreateNetwork,
     CreateVolume,
+    File,
     FillVolume,
     RemoveContainer,
     RemoveVolume,
@@ -22,15 +22,20 @@ from containers.commands import (
 )
 from containers.desired import Desired, desired, layer_store, network, work_for
 from containers.engine import Engine
-from containers.fetch import cache_dir
+from containers.hold import held, operator_name
 from containers.images import Base
-from containers.profiles import INTERNAL
-from containers.rollout import Actual, Change, Record, Swap
+from containers.packages import Python
+from containers.profiles import CONFIG_DIR, INTERNAL
+from containers.release import Build
+from containers.rollout import Actual, Change, Container, Record, State, Swap
+from containers.saved_plan import Expected
 from containers.site import GATEWAY, SiteFile
 from containers.walk import Report, Rollout
 from pipelines.clock import Clock, SystemClock
-from pipelines.errors import ConfigError, Unavailable
+from pipelines.errors import ConfigError, SitestreamError
 from pipelines.plan import Plan
+
+_PYTHONS: dict[str, Python] = {}  # by base image: the sites of a fleet mostly have the same
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,8 @@ class Deployment:
     @property
     def changes(self) -> list[Change]:
         """For each service of either side, what and why."""
-        return rollout.changes(self.wanted, self.actual.current)
+        records = self.actual.records
+        return rollout.changes(self.wanted, self.actual.current, records[-1].services if records else ())
 
     @property
     def needed(self) -> bool:
@@ -59,6 +65,7 @@ class Operator:
     engine: Engine
     report: Report
     clock: Clock = field(default_factory=SystemClock)
+    shipped_bytes: int = 0  # to the engine, so far
 
     @property
     def name(self) -> str:
@@ -66,27 +73,18 @@ class Operator:
         return self.site.site.site
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """While this user changes the site from this machine, no other process of theirs does; `Unavailable` if one does.
+    def alone(self, purpose: str = "changed", *, wait_s: float = 0.0, last: bool = False) -> Iterator[None]:
+        """While it lasts nobody else changes the site, whatever machine they work from: the lock is on its engine.
 
-        The lock goes with the process, however that ends. Two machines that deploy to one site at the same time are not kept
-        apart.
+        `Unavailable` says who does, if that is not over within `wait_s`. See `hold.held`.
         """
-        folder = cache_dir() / "deploying"
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"{self.name}.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as e:
-                raise Unavailable(
-                    f"site {self.name} is being changed by another process of this machine: wait for it"
-                ) from e
+        with held(self.engine, self.name, purpose, self.report, wait_s=wait_s, last=last, clock=self.clock):
             yield
 
     def plan(self, plan: Plan) -> Deployment:
         """What a deploy of a pipeline's plan would do. Changes nothing."""
         wanted = desired(self.site, plan, self._base(pull=False), self._identities(plan, renew=False))
-        return Deployment(tuple(wanted), self.engine.actual(self.name))
+        return Deployment(tuple(wanted), self._actual(wanted))
 
     def build(self, plan: Plan) -> tuple[Desired, ...]:
         """Make every image of a plan, and give the engine what it lacks of them."""
@@ -94,15 +92,41 @@ class Operator:
         self._load(wanted)
         return wanted
 
-    def deploy(self, plan: Plan, *, timeout_s: float, roll_back: bool = True) -> Rollout | None:
+    def release(self, plan: Plan) -> Build:
+        """All that a release of a plan is made of, with nothing left on the engine."""
+        store, name = layer_store(), self.site.site.base_image
+        base = self._base(pull=True)
+        assert base.image is not None  # else it would have been refused
+        if not all(layer.digest for layer in base.image.layers):
+            known = bases.recall(store.folder / bases.FOLDER, name)
+            if known is None or known.id != base.id:
+                known = replace(base, image=self.engine.export(name, base.image, store))
+                bases.remember(store.folder / bases.FOLDER, name, bases.Known.of(known))
+            base = known
+        wanted = desired(self.site, plan, base, self._identities(plan, renew=False), secrets=False, fetch=True)
+        return Build(plan, name, base, tuple(wanted), store)
+
+    def deploy(
+        self,
+        plan: Plan,
+        *,
+        timeout_s: float,
+        roll_back: bool = True,
+        soak_s: float = 0.0,
+        as_planned: Expected | None = None,
+    ) -> Rollout | None:
         """The rollout that brings a plan to the site, to be `run`; None if there is nothing to do.
 
-        First mends what an earlier deploy that was broken off has left.
+        New containers must stay well for `soak_s` before it counts.
+        First mends what an earlier deploy that was broken off has left. `ConfigError` if it would do anything but what was
+        planned.
         """
         wanted = tuple(desired(self.site, plan, self._base(pull=True), self._identities(plan, renew=True), fetch=True))
+        if as_planned:
+            as_planned.check(self.name, Deployment(wanted, self._actual(wanted)))
         self._mend()
         self._grant(plan)
-        todo = Deployment(wanted, self.engine.actual(self.name))
+        todo = Deployment(wanted, self._actual(wanted))
         if not todo.needed:
             return None
         self.report(f"{rollout.summary(todo.changes)}  {plan.pipeline} to {self.name}")
@@ -113,20 +137,30 @@ class Operator:
         swaps += [Swap(c.service, current[c.service].name, None) for c in todo.changes if c.mark == "-"]
         unchanged = {s: c.name for s, c in current.items() if s not in changed}
         after = {d.service: unchanged.get(d.service) or d.container_name(revision) for d in wanted}
-        record = Record(revision, after, self._now(), note=plan.pipeline)
-        return self._rollout(record, swaps, timeout_s, roll_back, fresh)
+        record = Record(
+            revision, after, self._now(), plan.pipeline, operator_name(), f"{plan.pipeline} {plan.fingerprint}"
+        )
+        return replace(self._rollout(record, swaps, timeout_s, fresh), roll_back=roll_back, soak_s=soak_s)
 
     def revoke(self, plan: Plan) -> None:
         """Take from services the rights in Kafka that a plan, which runs now, does not need any more."""
         self._grant(plan, revoke=True)
 
-    def roll_back(self, revision: int | None, *, timeout_s: float) -> Rollout:
-        """The rollout that brings an earlier revision back (by default the one before the present), as a new revision."""
+    def roll_back(self, revision: int | None, *, timeout_s: float, mark: str = "") -> Rollout | None:
+        """The rollout that brings an earlier revision back (by default the one before the present), as a new revision.
+
+        None if that has been done before under the same `mark`.
+        """
         self._mend()
         actual = self.engine.actual(self.name)
+        if mark and actual.records and actual.records[-1].note.endswith(mark):
+            return None
         target = rollout.target_of(actual, revision)
-        record = Record(actual.revision + 1, target.services, self._now(), note=f"back to revision {target.revision}")
-        return self._rollout(record, rollout.swaps_back(actual, target), timeout_s, True, ())
+        note = f"back to revision {target.revision} {mark}".strip()
+        record = Record(
+            actual.revision + 1, target.services, self._now(), note, operator_name(), target.what, "rollback"
+        )
+        return self._rollout(record, rollout.swaps_back(actual, target), timeout_s, ())
 
     def prune(self) -> None:
         """Remove what only revisions need that are no longer kept."""
@@ -139,7 +173,11 @@ class Operator:
             self.report(f"removing {container.name}")
             self.engine.run(StopContainer(container.name))
             self.engine.run(RemoveContainer(container.name))
-        for command in [*self.engine.labelled(self.name), *self.engine.unused_images()]:
+        locks = names.lock(self.name, "")  # ours among them: it goes last
+        todo = [
+            c for c in self.engine.labelled(self.name) if not (isinstance(c, RemoveVolume) and c.name.startswith(locks))
+        ]
+        for command in [*todo, *self.engine.unused_images()]:
             if not (keep_data and isinstance(command, RemoveVolume) and command.name.endswith(names.DATA_SUFFIX)):
                 self.engine.run(command)
 
@@ -147,11 +185,24 @@ class Operator:
         return bus.identity_files(self.site, [p.service for p in work_for(plan)], self.clock, renew=renew)
 
     def _grant(self, plan: Plan, *, revoke: bool = False) -> None:
+        self.engine.fence()
         added, removed = bus.grant(self.site, plan, [p.service for p in work_for(plan)], self.clock, revoke=revoke)
         if added:
             self.report(f"Kafka: {added} rights granted")
         if removed and revoke:
             self.report(f"Kafka: {removed} rights taken away")
+
+    def _actual(self, wanted: Sequence[Desired]) -> Actual:
+        """The site as it is, also with regard to the files that services must find."""
+        actual, should = self.engine.actual(self.name), {(d.service, d.fingerprint): d.config_files for d in wanted}
+        return replace(actual, containers=tuple(self._looked_into(c, should) for c in actual.containers))
+
+    def _looked_into(self, seen: Container, should: Mapping[tuple[str, str], tuple[File, ...]]) -> Container:
+        files = should.get((seen.service, seen.fingerprint))
+        if files is None:
+            return seen
+        altered = drift.in_files(seen.service, files, self.engine.files(seen.name, CONFIG_DIR))
+        return replace(seen, drift=(*seen.drift, *altered))
 
     def _mend(self) -> None:
         todo = rollout.repair(self.engine.actual(self.name))
@@ -160,9 +211,7 @@ class Operator:
         for command in todo:
             self.engine.run(command)
 
-    def _rollout(
-        self, record: Record, swaps: Sequence[Swap], timeout_s: float, roll_back: bool, fresh: Sequence[Desired]
-    ) -> Rollout:
+    def _rollout(self, record: Record, swaps: Sequence[Swap], timeout_s: float, fresh: Sequence[Desired]) -> Rollout:
         def ship() -> None:
             self._load(fresh)
             for command in self._things_of(fresh):
@@ -170,7 +219,32 @@ class Operator:
             for d in fresh:
                 self.engine.run(d.container(record.revision, self._gateway(d)))
 
-        return Rollout(self.engine, self.name, record, swaps, ship, self.report, timeout_s, roll_back, self.clock)
+        journal = self._journal(record, tuple(swap.service for swap in swaps))
+        errors_max = self.site.site.rollout.errors_max
+        return Rollout(
+            self.engine, self.name, record, swaps, ship, self.report, timeout_s, clock=self.clock, errors_max=errors_max,
+            journal=journal,
+        )  # fmt: skip
+
+    def _journal(self, record: Record, services: tuple[str, ...]) -> Callable[[State, str], None]:
+        """Tells the site's history of an attempt: 'ship' when it begins, then how it ended."""
+        begun_s = self.clock.monotonic_s()
+        _, volumes = self.engine.volumes(names.history(self.name, ""))
+        entry = history.Entry(
+            history.number(self.name, volumes), record.at, record.by, record.action, record.what, record.revision,
+            record.note, services=services,
+        )  # fmt: skip
+
+        def tell(state: State, why: str) -> None:
+            end = replace(entry, result=state, why=why, seconds=round(self.clock.monotonic_s() - begun_s, 1))
+            todo = history.begun(self.name, entry, volumes) if state == "ship" else history.ended(self.name, end)
+            try:
+                for command in todo:
+                    self.engine.run(command, fenced=False)
+            except SitestreamError as e:  # what was done to the site counts more
+                self.report(f"the site's history could not be written: {e}", bad=True)
+
+        return tell
 
     def _things_of(self, fresh: Sequence[Desired]) -> list[Command]:
         """What must be there before containers can be created. Making what exists changes nothing."""
@@ -198,12 +272,16 @@ class Operator:
     def _base(self, *, pull: bool) -> Base:
         """The base image. One that is not there, if it is not to be pulled, is taken to have this machine's Python."""
         name = self.site.site.base_image
-        if pull:
-            self.engine.pull(name)
         found = self.engine.base(name)
+        if found is None and (known := bases.recall(layer_store().folder / bases.FOLDER, name)):
+            return known  # its layers are shipped with the others
+        if found is None and pull:
+            self.engine.pull(name)
+            found = self.engine.base(name)
         if found is None:
             return images.unseen(name)
-        python = self.engine.python_of(name)
+        python = _PYTHONS.get(found.id) or self.engine.python_of(name)
+        _PYTHONS[found.id] = python
         python.check(name)
         return Base(found.id, python, found)
 
@@ -216,10 +294,11 @@ class Operator:
             size = sum(layer.size for layer in image.layers[len(image.layers) - n :])
             self.report(f"{image.tag}: shipping {decimal(size)}")
             self.engine.load(image, store, n)
+            self.shipped_bytes += size
 
     def _now(self) -> str:
         return datetime.fromtimestamp(self.clock.now_ns() / 1e9, UTC).isoformat(timespec="seconds")
 
 
-def _name_in(current: dict[str, rollout.Container], service: str) -> str | None:
+def _name_in(current: dict[str, Container], service: str) -> str | None:
     return current[service].name if service in current else None

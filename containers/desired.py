@@ -61,6 +61,7 @@ class Desired:
     profile: Profile
     tags: tuple[str, ...]  # of its image and of those under it, lowest first
     images: tuple[Image, ...] = field(repr=False)  # the same, if they could be made
+    pins: tuple[tuple[str, ...], ...] = field(repr=False)  # the packages of each layer of packages, lowest first
     settings: Settings
     secrets: tuple[File, ...]
     networks: tuple[str, ...]
@@ -261,6 +262,7 @@ def _desired(
         profile,
         tuple(dict.fromkeys([contents.packages_tag, contents.parent_tag, images.service_tag(profile, contents)])),
         images.made(profile, contents, layer_store(), fetch=fetch),
+        tuple(pins for pins in (contents.common, contents.extra) if pins),
         settings,
         (*secrets, *(certified or ())),
         networks,

@@ -6,10 +6,14 @@ import contextlib
 import io
 import json
 import socket
+import tarfile
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from functools import singledispatchmethod
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import docker
 import docker.errors
@@ -17,11 +21,11 @@ import docker.tls
 import requests.exceptions
 
 from containers import commands as c
-from containers import names, oci
+from containers import drift, names, oci
 from containers.oci import archive
-from containers.oci.layers import write_tar
+from containers.oci.layers import copy_tar, write_tar
 from containers.packages import Python
-from containers.profiles import CONFIG_DIR, METRICS_PORT, PROBE, STOP_S, UID
+from containers.profiles import ASK, CONFIG_DIR, METRICS_PORT, PROBE, STOP_S, UID
 from containers.rollout import Actual, Container, Record
 from containers.site import EngineTls
 from pipelines.errors import ConfigError, SitestreamError, Unavailable
@@ -52,6 +56,7 @@ class Engine:
                 use_ssh_client=url.startswith("ssh:"),
             )
         self._api: Any = self._docker.api  # the calls that mirror the Engine API, many of them untyped
+        self.fence: Callable[[], None] = lambda: None  # raises if the site may not be changed any more; see `hold`
 
     def close(self) -> None:
         """Close the connection."""
@@ -74,25 +79,35 @@ class Engine:
             tuple(sorted(configs)),
         )
 
-    def container(self, name: str) -> Container | None:
-        """One of our containers as it is; None if it is not there. Asks a running one itself until the engine has."""
+    def container(self, name: str, *, probe: bool = True) -> Container | None:
+        """One of our containers as it is; None if it is not there. Probes a running one itself until the engine has."""
         with self._explained("inspect a container"):
             try:
                 seen = self._api.inspect_container(name)
             except docker.errors.NotFound:
                 return None
-        health = seen["State"].get("Health", {}).get("Status", "starting")
-        if health == "starting" and seen["State"]["Status"] == "running" and self._probe(name):
-            health = "healthy"
+            health = seen["State"].get("Health", {}).get("Status", "starting")
+            if probe and health == "starting" and seen["State"]["Status"] == "running" and self._probe(name):
+                health = "healthy"
         return _container(seen, health)
 
+    def said(self, name: str) -> str:
+        """What the service in a container answers to `profiles.ASK`; empty if it does not answer."""
+        with self._explained(f"ask {name} how it is"):
+            well, said = self._execute(name, ASK)
+        return said if well else ""
+
     def _probe(self, name: str) -> bool:
+        return self._execute(name, PROBE)[0]
+
+    def _execute(self, name: str, words: Sequence[str]) -> tuple[bool, str]:
+        """Whether a program in a container succeeds, and what it writes."""
         try:
-            job = self._api.exec_create(name, list(PROBE), user=str(UID))["Id"]
-            self._api.exec_start(job)  # returns when the probe has ended
-            return bool(self._api.exec_inspect(job)["ExitCode"] == 0)
-        except docker.errors.APIError:  # it has just ended
-            return False
+            job = self._api.exec_create(name, list(words), stderr=False, user=str(UID))["Id"]
+            output: bytes = self._api.exec_start(job)  # returns when the program has ended
+            return self._api.exec_inspect(job)["ExitCode"] == 0, output.decode(errors="replace")
+        except docker.errors.APIError:  # it does not run, or has just ended
+            return False, ""
 
     def logs(self, name: str, lines: int, *, since_s: int | None = None) -> str:
         """The last lines that a container wrote."""
@@ -109,6 +124,18 @@ class Engine:
                 yield from (line.decode(errors="replace") for line in whole)
             if rest:
                 yield rest.decode(errors="replace")
+
+    def files(self, container: str, folder: str) -> dict[str, c.File]:
+        """The files below a folder of a container, running or not, by their paths in there."""
+        with self._explained(f"read {folder} of {container}"):
+            try:
+                pieces, _ = self._api.get_archive(container, folder)
+            except docker.errors.NotFound:
+                return {}
+            content = io.BytesIO(b"".join(pieces))
+        with tarfile.open(fileobj=content) as tar:
+            found = [(m, m.name.partition("/")[2], tar.extractfile(m)) for m in tar if m.isfile()]
+            return {path: c.File(path, data.read(), m.mode & 0o7777, m.uid) for m, path, data in found if data}
 
     def image_id(self, name: str) -> str | None:
         """Id of an image, None if the engine does not have it."""
@@ -129,6 +156,16 @@ class Engine:
                     f"the engine has no network {network}: create it, or take its name out of [networks]"
                 ) from e
         return next((s["Gateway"] for s in subnets or [] if s.get("Gateway")), "")
+
+    def volumes(self, prefix: str) -> tuple[float, dict[str, dict[str, str]]]:
+        """The engine's own time, in whole seconds since the epoch, and labels of all volumes whose names begin so."""
+        url = f"{self._api.base_url}/v{self._api.api_version}/volumes"
+        with self._explained("list volumes"):
+            answer = self._api.get(url, params={"filters": json.dumps({"name": [prefix]})}, timeout=CALL_TIMEOUT_S)
+            answer.raise_for_status()
+        found = {v["Name"]: v["Labels"] or {} for v in answer.json()["Volumes"] or []}
+        now = parsedate_to_datetime(answer.headers["Date"]).timestamp()
+        return now, {name: labels for name, labels in found.items() if name.startswith(prefix)}
 
     def labelled(self, site: str) -> Iterator[c.Command]:
         """Commands that remove every network and volume of a site, the volumes with data last."""
@@ -202,6 +239,24 @@ class Engine:
         kept = {k: v for k in ("Env",) if (v := seen["Config"].get(k))}
         return oci.Base(tuple(map(oci.Layer, seen["RootFS"]["Layers"])), machine, kept)
 
+    def export(self, name: str, base: oci.Base, store: oci.LayerStore) -> oci.Base:
+        """The base image `name` with its layers in the store."""
+        with tempfile.TemporaryFile() as file, self._explained(f"save image {name}"):
+            for piece in self._api.get_image(name):
+                file.write(piece)
+            file.seek(0)
+            with tarfile.open(fileobj=file) as tar:
+                (about,) = json.load(_member(tar, "manifest.json"))
+                layers = tuple(
+                    store.made(f"layer-{layer.diff_id.removeprefix('sha256:')}", copy_tar(_member(tar, path)))
+                    for layer, path in zip(base.layers, about["Layers"], strict=True)
+                )
+        if [layer.diff_id for layer in layers] != [layer.diff_id for layer in base.layers]:
+            raise ConfigError(
+                f"the engine at {self.url} saves image {name} in a form that is not known: take another engine"
+            )
+        return replace(base, layers=layers)
+
     def has(self, image: oci.Image) -> bool:
         """Whether the engine has this very image under its name."""
         return self.image_id(image.tag) == image.id
@@ -243,8 +298,10 @@ class Engine:
 
     # doing
 
-    def run(self, command: c.Command) -> None:
-        """Execute one command."""
+    def run(self, command: c.Command, *, fenced: bool = True) -> None:
+        """Execute one command, if the site is still ours to change (or the command is not `fenced`: it changes no service)."""
+        if fenced:
+            self.fence()
         with self._explained(str(command)):
             self._run(command)
 
@@ -283,7 +340,10 @@ class Engine:
 
     @_run.register
     def _(self, command: c.CreateContainer) -> None:
-        config = {**command.config, "Image": self._api.inspect_image(command.config["Image"])["Id"]}
+        image = self._api.inspect_image(command.config["Image"])
+        networks = [command.config["HostConfig"]["NetworkMode"], *command.networks]
+        told = drift.request(command.config, networks, image, self._api.info())
+        config = {**command.config, "Image": image["Id"], "Labels": {**command.config["Labels"], **told}}
         made = self._api.create_container_from_config(config, command.name)["Id"]
         for network in command.networks:
             self._api.connect_container_to_network(made, network, aliases=[config["Hostname"]])
@@ -342,6 +402,12 @@ def _knock(url: str) -> None:
         raise Unavailable(f"no Docker engine answers at {url}: start it, or correct `engine` in the site file") from e
 
 
+def _member(tar: tarfile.TarFile, path: str) -> IO[bytes]:
+    found = tar.extractfile(path)
+    assert found is not None  # it is a file
+    return found
+
+
 def _if_there(remove: Callable[..., object], name: str, **options: Any) -> None:
     with contextlib.suppress(docker.errors.NotFound):
         remove(name, **options)
@@ -368,6 +434,7 @@ def _container(seen: Mapping[str, Any], health: str) -> Container:
         parts=json.loads(labels[names.PARTS]),
         versions={step: (v[0], v[1]) for step, v in json.loads(labels.get(names.STATE, "{}")).items()},
         settings=json.loads(labels[names.SETTINGS]),
+        drift=drift.found(labels[names.SERVICE], seen),
     )
 
 

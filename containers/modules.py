@@ -20,6 +20,7 @@ Find = Callable[[str], Path | None]
 _PACKAGES = {p.__name__: Path(p.__path__[0]) for p in (pipelines, connectors)}
 
 
+@functools.cache  # asked some 20,000 times for each site of a fleet
 def ours(module: str) -> Path | None:
     """The file of one of our own modules, None if it is not ours."""
     package, _, rest = module.partition(".")

@@ -15,6 +15,9 @@ PARTS = f"{PREFIX}.parts"  # JSON
 SETTINGS = f"{PREFIX}.settings"  # JSON
 STATE = f"{PREFIX}.state"  # JSON: version of each stateful step
 RECORD = f"{PREFIX}.record"  # JSON
+LOCK = f"{PREFIX}.lock"  # JSON
+HISTORY = f"{PREFIX}.history"  # JSON
+CREATED = f"{PREFIX}.created"  # JSON: what the engine was told when it created the container
 DATA_SUFFIX = "-data"
 
 
@@ -38,6 +41,16 @@ def data(site: str, service: str) -> str:
     return f"{PREFIX}-{site}-{service}{DATA_SUFFIX}"
 
 
-def record(site: str, revision: int) -> str:
+def record(site: str, revision: int | str) -> str:
     """The empty volume whose label is the record of a revision."""
     return f"{PREFIX}-{site}-revision-{revision}"
+
+
+def lock(site: str, number: int | str) -> str:
+    """The empty volume whose label says who may change the site; the one with the highest number counts."""
+    return f"{PREFIX}-{site}-lock-{number}"
+
+
+def history(site: str, number: int | str, begun: str = "") -> str:
+    """The empty volume whose label tells of an attempt to change the site; with BEGUN until it has ended."""
+    return f"{PREFIX}-{site}-history-{number}{begun}"

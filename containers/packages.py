@@ -31,15 +31,23 @@ GLIBC_MINOR_MIN = 5  # the oldest that any wheel names
 _FOLDERS_UNUSED = ("tests", "include")
 _SUFFIXES_UNUSED = (".pyx", ".pxd", ".pxi", ".pyi", ".h", ".a", ".c", ".cc", ".cpp")
 _COMPILE = ("-m", "compileall", "-q", "-j", "1", "--invalidation-mode", "unchecked-hash")  # no times in there
-_PATHS_UNUSED = (  # Arrow's clients of remote stores and its RPC, half of its size; object stores are reached by obstore
-    "pyarrow/*flight*",
-    "pyarrow/*s3*",
-    "pyarrow/_gcsfs*",
-    "pyarrow/_azurefs*",
-    "pyarrow/_hdfs*",
-    "pyarrow/src",
-    "bin",
+_PATHS_UNUSED = (
+    # Arrow's clients of remote stores and its RPC, half of its size; object stores are reached by obstore
+    *("pyarrow/*flight*", "pyarrow/*s3*", "pyarrow/_gcsfs*", "pyarrow/_azurefs*", "pyarrow/_hdfs*"),
+    # encryption inside Parquet; the libraries again under the names that a linker looks for (programs load *.so.NNNN)
+    *("pyarrow/*encryption*.so*", "pyarrow/libarrow*.so", "pyarrow/libarrow*.so.*.*.*"),
+    # what compiles, installs or tests
+    *(
+        "pyarrow/src",
+        "pyarrow/*_cpp_tests*",
+        "numpy/_core/*_tests.*",
+        "numpy/_core/_simd.*",
+        "numpy/distutils",
+        "numpy/f2py",
+    ),
+    *("numpy/_pyinstaller", "multidict/_testcapi*", "bin"),
 )
+_KEPT_WHOLE = "*.dist-info"  # with the licences, in folders named after those of the sources
 
 
 @dataclass(frozen=True)
@@ -152,7 +160,7 @@ def _project() -> dict[str, Any]:
 
 def key(names: Sequence[str]) -> str:
     """12 hex digits that change with the packages or with what is left out of them."""
-    what = (names, _FOLDERS_UNUSED, _SUFFIXES_UNUSED, _PATHS_UNUSED, _COMPILE)
+    what = (names, _FOLDERS_UNUSED, _SUFFIXES_UNUSED, _PATHS_UNUSED, _KEPT_WHOLE, _COMPILE)
     return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
 
 
@@ -212,7 +220,7 @@ def _pip(names: Sequence[str], python: Python, into: Path) -> None:
 
 def _trim(folder: Path) -> None:
     unused = [path for pattern in _PATHS_UNUSED for path in folder.glob(pattern)]
-    for path in folder.rglob("*"):
+    for path in (p for top in folder.iterdir() if not top.match(_KEPT_WHOLE) for p in (top, *top.rglob("*"))):
         if path.suffix in _SUFFIXES_UNUSED or (path.is_dir() and path.name in _FOLDERS_UNUSED):
             unused.append(path)
     for path in unused:

@@ -39,6 +39,15 @@ _PROBE = (
     f"s.sendall(b'GET {HEALTH_PATH} HTTP/1.0\\r\\n\\r\\n');sys.exit(b' 200 ' not in s.recv(64))"
 )
 PROBE = ("python3", "-I", "-S", "-c", _PROBE)
+# Asks for its health with the reasons, and for its metrics: a line, and all that follows.
+_ASK = f"""\
+import socket
+for path in ("{HEALTH_PATH}", "/metrics"):
+    with socket.create_connection(("127.0.0.1", {METRICS_PORT}), 2) as s:
+        s.sendall(f"GET {{path}} HTTP/1.0\\r\\n\\r\\n".encode())
+        print(s.makefile("rb").read().partition(b"\\r\\n\\r\\n")[2].decode())
+"""
+ASK = ("python3", "-I", "-S", "-c", _ASK)
 PROBE_INTERVAL_S, PROBE_TIMEOUT_S, PROBE_RETRIES = 10, 5, 3
 
 

@@ -1,4 +1,4 @@
-"""Deploy as decisions: what differs, what to swap, when a service is healthy, what a broken-off deploy left to mend. No I/O.
+"""Deploy as decisions: what differs, what to swap, what follows upon what, what a broken-off deploy left to mend. No I/O.
 
 A site's state is kept on its engine. Every deploy that succeeds writes one `Record`: revision -> container of each service; that
 is its only commit point. Containers of the last revisions stay, stopped, so going back is starting them again.
@@ -6,18 +6,18 @@ is its only commit point. Containers of the last revisions stay, stopped, so goi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from containers import names
 from containers.commands import Command, RemoveContainer, RemoveVolume, StartContainer, StopContainer
 from containers.desired import Desired
+from containers.drift import Drift
 from pipelines.errors import ConfigError
 from pipelines.versions import Fate, Version, compare
 
 REVISIONS_KEPT = 3  # besides the running one
-HEALTHY_S_MIN = 1.0  # a service that was healthy for so long without a break is taken for healthy
 Mark = Literal["+", "~", "-", "="]
 
 
@@ -42,6 +42,7 @@ class Container:
     parts: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, Version] = field(default_factory=dict)  # of each stateful step
+    drift: tuple[Drift, ...] = ()  # what somebody changed by hand
 
     @property
     def image(self) -> str:
@@ -66,6 +67,9 @@ class Record:
     services: Mapping[str, str]  # service -> container
     at: str  # ISO 8601, UTC
     note: str = ""
+    by: str = ""  # user@host
+    what: str = ""  # name and fingerprint of the pipeline
+    action: str = "deploy"  # or rollback
 
 
 @dataclass(frozen=True)
@@ -113,22 +117,27 @@ class Change:
     why: tuple[str, ...] = ()
     state_of: str = ""  # version of the pipeline of whose state the new container will find some that it cannot keep
     state: tuple[Fate, ...] = ()  # what becomes of the state of each step
+    drift: tuple[Drift, ...] = ()
 
 
-def changes(wanted: Sequence[Desired], current: Mapping[str, Container]) -> list[Change]:
-    """Every service of either side, in the order of `wanted`, then those that go."""
-    found = [_change(d, current.get(d.service)) for d in wanted]
+def changes(
+    wanted: Sequence[Desired], current: Mapping[str, Container], recorded: Collection[str] = ()
+) -> list[Change]:
+    """Every service of either side, in the order of `wanted`, then those that go. `recorded`: those that should be there."""
+    found = [_change(d, current.get(d.service), d.service in recorded) for d in wanted]
     gone = [s for s in current if s not in {d.service for d in wanted}]
     return found + [Change(s, "-", ("the pipeline has no work for it",)) for s in gone]
 
 
-def _change(wanted: Desired, have: Container | None) -> Change:
+def _change(wanted: Desired, have: Container | None, recorded: bool) -> Change:
     if have is None:
-        return Change(wanted.service, "+", ("new",))
+        return Change(wanted.service, "+", ("drift: its container was removed" if recorded else "new",))
     if have.fingerprint != wanted.fingerprint:
         differ = tuple(p for p in wanted.parts if wanted.parts[p] != have.parts.get(p))
         state = tuple(compare(have.versions, wanted.state)) if have.versions else ()
         return Change(wanted.service, "~", differ or ("made by another version",), _foreign_state(wanted, have), state)
+    if have.drift:
+        return Change(wanted.service, "~", ("drift: " + ", ".join(map(str, have.drift)),), drift=have.drift)
     return Change(wanted.service, "~", (f"it {have.trouble}",)) if have.trouble else Change(wanted.service, "=")
 
 
@@ -183,25 +192,7 @@ def target_of(actual: Actual, revision: int | None) -> Record:
     raise ConfigError(f"there is no {wanted} to go back to; the engine keeps: {kept}")
 
 
-Verdict = Literal["wait", "healthy", "failed"]
-
-
-def verdict(seen: Container, *, waited_s: float, healthy_s: float, timeout_s: float) -> tuple[Verdict, str]:
-    """Whether a started container may stay, and if not why. A container that ended is a failure at once.
-
-    `waited_s` since its start, `healthy_s` for how long it has been healthy without a break (negative if it is not).
-    """
-    if seen.state not in ("created", "running") or seen.restarts:
-        code = "" if seen.state == "running" else f" with code {seen.exit_code}"  # once it runs again, nobody knows
-        return "failed", f"{seen.service} ended{code} while starting"
-    if seen.health == "healthy" and healthy_s >= HEALTHY_S_MIN:
-        return "healthy", ""
-    if waited_s >= timeout_s:
-        return "failed", f"{seen.service} was not healthy within {timeout_s:g} s"
-    return "wait", ""
-
-
-State = Literal["ship", "swap", "gate", "commit", "undo", "done", "refused", "rolled back", "broken"]
+State = Literal["ship", "swap", "gate", "soak", "commit", "undo", "done", "refused", "rolled back", "broken"]
 Event = Literal["ok", "more", "failed", "failed for good"]
 
 TRANSITIONS: dict[tuple[State, Event], State] = {
@@ -210,14 +201,17 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     ("swap", "ok"): "gate",
     ("swap", "failed"): "undo",
     ("gate", "more"): "swap",  # this service is healthy, the next one's turn
-    ("gate", "ok"): "commit",
+    ("gate", "ok"): "soak",
     ("gate", "failed"): "undo",
+    ("soak", "ok"): "commit",  # all of them have stayed well for as long as was asked
+    ("soak", "failed"): "undo",
     ("commit", "ok"): "done",
     ("commit", "failed"): "undo",
     ("undo", "ok"): "rolled back",
     ("undo", "failed"): "broken",
     ("swap", "failed for good"): "broken",  # --no-rollback
     ("gate", "failed for good"): "broken",
+    ("soak", "failed for good"): "broken",
     ("commit", "failed for good"): "broken",
 }
 EXIT_CODES: dict[State, int] = {"done": 0, "refused": 1, "rolled back": 3, "broken": 4}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 
 from containers import rollout
 from containers.console import Colour, coloured
 from containers.deploy import Deployment
 from containers.desired import Desired
+from containers.fleet.tables import listed
 from containers.rollout import Actual, Change
+from pipelines.errors import SitestreamError
 
 MASK = "•••"
 _MARKS: dict[str, Colour] = {"+": "green", "~": "yellow", "-": "red", "=": "cyan"}
@@ -71,6 +74,8 @@ def _facts(change: Change, wanted: Desired | None) -> dict[str, object]:
     facts: dict[str, object] = {"service": change.service, "action": _ACTIONS[change.mark], "why": list(change.why)}
     if change.state_of:
         facts["state_of"] = change.state_of
+    if change.drift:
+        facts["drift"] = [{"what": d.what, "is": d.now, "should": d.should} for d in change.drift]
     if change.state:
         facts["state"] = [{"step": v.step, "what": v.what, "why": v.why} for v in change.state]
     if wanted is not None:
@@ -80,3 +85,31 @@ def _facts(change: Change, wanted: Desired | None) -> dict[str, object]:
             "secrets": dict.fromkeys(wanted.secret_names, MASK),
         }
     return facts
+
+
+def fleet_text(found: Mapping[str, Deployment | SitestreamError]) -> str:
+    """Many sites: the summary first; then sites to which the same is to happen, together; then those that are offline."""
+    alike: dict[str, list[str]] = {}
+    counts: Counter[str] = Counter()
+    for name, todo in found.items():
+        word = "offline" if isinstance(todo, SitestreamError) else "to change" if todo.needed else "up to date"
+        counts[word] += 1
+        if isinstance(todo, SitestreamError):
+            alike.setdefault(f"offline: {' '.join(str(todo).replace(name, 'SITE').split())}", []).append(name)
+        elif todo.needed:
+            alike.setdefault(text("SITE", todo).replace(name, "SITE"), []).append(name)
+    summary = ", ".join(f"{counts[word]:,} {word}" for word in ("to change", "up to date", "offline") if counts[word])
+    lines = [f"{len(found):,} site{'s' * (len(found) > 1)}: {summary}"]
+    for what, sites in sorted(alike.items(), key=lambda item: -len(item[1])):
+        lines += ["", f"{len(sites):,} × {listed(sites)}", *(f"  {line}" for line in what.splitlines())]
+    return "\n".join(lines)
+
+
+def fleet_value(found: Mapping[str, Deployment | SitestreamError]) -> dict[str, object]:
+    """Many sites for programs: each as `value` has it, or with `offline` and why."""
+    return {
+        "sites": [
+            {"site": name, "offline": str(todo)} if isinstance(todo, SitestreamError) else value(name, todo)
+            for name, todo in found.items()
+        ]
+    }

@@ -19,7 +19,7 @@ import msgspec
 from pipelines.errors import ConfigError, SitestreamError
 from pipelines.settings import decode_strict
 from pipelines.topics import valid_name
-from pipelines.units import size_bytes
+from pipelines.units import duration_s, size_bytes
 
 EXAMPLE = Path(__file__).parent / "site.example.toml"
 PARTITIONS_MAX = 256
@@ -76,6 +76,14 @@ class Kafka(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     certs: str = "certs"  # folder of the fleet's authority
 
 
+class RolloutSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is demanded of new containers before they may stay."""
+
+    health_timeout: str = "120s"
+    soak: str = "0s"
+    errors_max: float = 0.1
+
+
 class Site(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The content of a site file."""
 
@@ -90,6 +98,7 @@ class Site(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     base_image: str = f"python:{sys.version_info.major}.{sys.version_info.minor}-slim"
     hosts: dict[str, str] = {}
     networks: Networks = Networks()
+    rollout: RolloutSettings = RolloutSettings()
     services: Services = Services()
 
 
@@ -158,6 +167,9 @@ def checks(site: Site) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "engine", lambda: _engine(site.engine, site.engine_tls)
     for name, address in site.hosts.items():
         yield f"hosts.{name}", lambda name=name, address=address: _host(name, address)  # type: ignore[misc]  # bound per turn
+    yield "rollout.health_timeout", lambda: duration_s(site.rollout.health_timeout)
+    yield "rollout.soak", lambda: duration_s(site.rollout.soak)
+    yield "rollout.errors_max", lambda: _share("rollout.errors_max", site.rollout.errors_max)
     for service in SERVICES:
         for field, check in _service_checks(service, getattr(site.services, service)):
             yield f"services.{service}.{field}", check
@@ -188,6 +200,10 @@ SERVICES = tuple(f.name for f in msgspec.structs.fields(Services))
 def _require(holds: bool, message: str) -> None:
     if not holds:
         raise ConfigError(message)
+
+
+def _share(field: str, value: float) -> None:
+    _require(0 <= value <= 1, f"{field} = {value:g}: write a share from 0 to 1, such as 0.1 for a tenth")
 
 
 def _brokers(field: str, text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,15 +9,19 @@ from typing import Protocol
 
 import msgspec
 
-from containers import names, rollout
+from containers import gates, names, rollout
 from containers.commands import CreateVolume, RemoveContainer, RemoveVolume, StartContainer, StopContainer
 from containers.engine import Engine
+from containers.gates import Figures, Policy
 from containers.rollout import Container, Event, Record, State, Swap
+from containers.watch import Watch
 from pipelines.clock import Clock, SystemClock
 from pipelines.errors import SitestreamError, Unavailable
 
 LOG_LINES = 50
 POLL_S = 0.2
+SOAK_POLL_S = 1.0
+WRITERS = ("process", "collect")  # of what others read
 BACK_S_MIN = 120.0  # for a version that goes back into service: it was healthy before, so patience is right
 
 
@@ -30,9 +33,16 @@ class Report(Protocol):
         ...
 
 
+# Hears what is going on: 'ship', 'swap process', 'gate process: restoring state', 'soak 20 s left', 'commit', 'undo: …'.
+Progress = Callable[[str], None]
+
+
 @dataclass
 class Rollout:
-    """Swaps containers one by one, each behind its gate; on failure all go back. `run` gives the final state."""
+    """Swaps containers one by one, each behind its gate; on failure all go back. `run` gives the final state.
+
+    Before the commit all new ones must stay well for `soak_s`. `errors_max`: see `gates.Policy`.
+    """
 
     engine: Engine
     site: str
@@ -43,27 +53,40 @@ class Rollout:
     timeout_s: float
     roll_back: bool = True
     clock: Clock = field(default_factory=SystemClock)
+    soak_s: float = 0.0
+    errors_max: float = gates.ERRORS_MAX
     pause: Callable[[float], None] = time.sleep
+    progress: Progress = lambda phase: None
+    journal: Callable[[State, str], None] = lambda state, why: None  # told of the beginning and of how and why it ended
     interrupted: bool = False
+    why: str = ""  # it failed
     _turn: int = 0
     _well: set[str] = field(default_factory=set)  # old ones that were healthy: they must be so again if they come back
+    _before: dict[str, Figures | None] = field(default_factory=dict)  # service -> what the old one said at its end
 
     def run(self) -> State:
         """Until one of `rollout.EXIT_CODES` is reached. Ctrl-C counts as a failure, so it rolls back."""
         steps: Mapping[State, Callable[[], Event]] = {
-            "ship": self._ship, "swap": self._swap, "gate": self._gate, "commit": self._commit, "undo": self._undo,
+            "ship": self._ship, "swap": self._swap, "gate": self._gate, "soak": self._soak, "commit": self._commit,
+            "undo": self._undo,
         }  # fmt: skip
         state: State = "ship"
-        while state in steps:
-            state = rollout.TRANSITIONS[state, self._event(state, steps[state])]
+        self.journal(state, "")
+        try:
+            while state in steps:
+                state = rollout.TRANSITIONS[state, self._event(state, steps[state])]
+        finally:
+            self.journal(state if state in rollout.EXIT_CODES else "broken", self.why)
         return state
 
     def _event(self, state: State, step: Callable[[], Event]) -> Event:
         try:
             return step()
         except SitestreamError as e:
+            self.why = self.why or str(e)
             self.report(str(e), bad=True)
         except KeyboardInterrupt:
+            self.why = self.why or "interrupted"
             if state == "undo":
                 raise
             self.interrupted = True
@@ -71,6 +94,7 @@ class Rollout:
         return "failed" if self.roll_back or self.interrupted or state in ("ship", "undo") else "failed for good"
 
     def _ship(self) -> Event:
+        self.progress("ship")
         try:
             self.prepare()
         except BaseException:
@@ -84,9 +108,9 @@ class Rollout:
         if not self.swaps:
             return "ok"
         swap = self.swaps[self._turn]
+        self.progress(f"swap {swap.service}")
         if swap.old:
-            if self._seen(swap.old).health == "healthy":
-                self._well.add(swap.old)
+            self._remember(swap.service, swap.old)
             self.report(f"{swap.service}: stopping {swap.old}")
             self.engine.run(StopContainer(swap.old))
         if swap.new:
@@ -94,30 +118,56 @@ class Rollout:
             self.engine.run(StartContainer(swap.new))
         return "ok"
 
+    def _remember(self, service: str, old: str) -> None:
+        last = Watch(self.engine, self.clock, old, Policy(self.site, self.timeout_s))
+        last.look()
+        self._before[service] = last.figures
+        if last.well:
+            self._well.add(old)
+
     def _gate(self) -> Event:
         if not self.swaps:
             return "ok"
         swap = self.swaps[self._turn]
+        later = self.swaps[self._turn + 1 :]
         if swap.new:
-            self._wait_until_healthy(swap.new, self.timeout_s)
+            forgiven = gates.OTHER_LAYOUT if any(s.service in WRITERS for s in later) else ""
+            self._wait([self._watch(swap, forgiven=forgiven)], lambda why: f"gate {swap.service}: {why}")
             self.report(f"{swap.service}: healthy")
         self._turn += 1
-        return "more" if self._turn < len(self.swaps) else "ok"
+        return "more" if later else "ok"
 
-    def _wait_until_healthy(self, name: str, timeout_s: float) -> None:
-        begun, healthy_since = self.clock.monotonic_s(), math.inf
+    def _soak(self) -> Event:
+        watches = [self._watch(swap, soak_s=self.soak_s) for swap in self.swaps if swap.new]
+        if not self.soak_s or not watches:
+            return "ok"
+        self.report(f"soak: all must stay well for {self.soak_s:g} s")
+        end_s = self.clock.monotonic_s() + self.soak_s
+        self._wait(watches, lambda _: f"soak {max(0.0, end_s - self.clock.monotonic_s()):.0f} s left", SOAK_POLL_S)
+        return "ok"
+
+    def _watch(self, swap: Swap, *, forgiven: str = "", soak_s: float = 0.0) -> Watch:
+        assert swap.new
+        patience_s = gates.ILL_S_MAX if soak_s else self.timeout_s
+        before = self._before.get(swap.service)
+        policy = Policy(self.site, patience_s, soak_s, self.errors_max, forgiven, before)
+        return Watch(self.engine, self.clock, swap.new, policy)
+
+    def _wait(self, watches: Sequence[Watch], phase: Callable[[str], str], poll_s: float = POLL_S) -> None:
+        """Until all have passed; `Unavailable`, with the log, if one fails. `phase`: of why one has not passed yet."""
         while True:
-            seen, now = self._seen(name), self.clock.monotonic_s()
-            healthy_since = min(healthy_since, now) if seen.health == "healthy" else math.inf
-            verdict, why = rollout.verdict(
-                seen, waited_s=now - begun, healthy_s=now - healthy_since, timeout_s=timeout_s
-            )
-            if verdict == "healthy":
+            unmet = [why for w in watches if (why := self._unmet(w))]
+            if not unmet:
                 return
-            if verdict == "failed":
-                self._show_log(name)
-                raise Unavailable(why)
-            self.pause(POLL_S)
+            self.progress(phase(unmet[0]))
+            self.pause(poll_s)
+
+    def _unmet(self, watch: Watch) -> str:
+        verdict, why = watch.look()
+        if verdict == "failed":
+            self._show_log(watch.name)
+            raise Unavailable(why)
+        return why
 
     def _seen(self, name: str) -> Container:
         seen = self.engine.container(name)
@@ -129,6 +179,7 @@ class Rollout:
         self.report(f"last {LOG_LINES} lines of {name}:\n{self.engine.logs(name, LOG_LINES).rstrip()}", bad=True)
 
     def _commit(self) -> Event:
+        self.progress("commit")
         for swap in self.swaps:  # those that came first may have failed since
             if swap.new and (trouble := self._seen(swap.new).trouble):
                 self._show_log(swap.new)
@@ -137,7 +188,9 @@ class Rollout:
         return "ok"
 
     def _undo(self) -> Event:
+        self.progress("undo")
         self.report("going back to what ran before", bad=True)
+        begun_s = self.clock.monotonic_s()
         self.engine.run(
             RemoveVolume(names.record(self.site, self.record.revision))
         )  # the failure may have come just after it
@@ -147,9 +200,10 @@ class Rollout:
         touched = [swap.old for swap in reversed(self.swaps[: self._turn + 1]) if swap.old]
         for name in touched:
             self.engine.run(StartContainer(name))
-        for name in touched:
-            if name in self._well:
-                self._wait_until_healthy(name, max(self.timeout_s, BACK_S_MIN))
+        policy = Policy(self.site, max(self.timeout_s, BACK_S_MIN), work=False)
+        well = [Watch(self.engine, self.clock, name, policy) for name in touched if name in self._well]
+        self._wait(well, lambda why: f"undo: {why}")
+        self.report(f"what ran before is back after {self.clock.monotonic_s() - begun_s:.1f} s")
         return "ok"
 
 

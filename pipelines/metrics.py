@@ -18,6 +18,11 @@ source_devices = Gauge(_P + "source_devices", "Devices seen since the start.", [
 
 # Kafka
 lag = Gauge(_P + "consumer_lag_records", "Frames not yet processed.", ["site", "topic", "partition"])
+consumed = Counter(
+    _P + "consumed_records_total",
+    "Records taken from Kafka for good: data (also bad ones) or heartbeat, which only tells the time.",
+    ["site", "service", "kind"],
+)
 rebalances = Counter(_P + "rebalances_total", "Assignments received from the group.", ["site", "pipeline"])
 
 # processing

@@ -43,3 +43,11 @@ def show_duration(ns: int) -> str:
         if ns and ns % scale == 0:
             return f"{ns // scale}{unit}"
     return "0s"
+
+
+def show_size(size: int) -> str:
+    """The shortest exact text of a number of bytes, e.g. '1536MiB' rather than '1.5GiB'."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if size and size % _SIZES[unit] == 0:
+            return f"{size // _SIZES[unit]}{unit}"
+    return f"{size}B"

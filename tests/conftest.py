@@ -18,6 +18,7 @@ from containers.embedded import EmbeddedKafka
 from tests.bed.engine import HOST_IN_CONTAINERS, Engine
 from tests.bed.mosquitto import Mosquitto
 from tests.bed.prometheus import Prometheus
+from tests.bed.registry import ImageRegistry
 from tests.bed.s3 import S3
 
 
@@ -54,6 +55,13 @@ def engine() -> Iterator[Engine]:
     """A Docker engine: `.url`, `.client`, `.base_image`, `.network(name)`, `.hosts(network)`."""
     with Engine() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImageRegistry]:
+    """An image registry without TLS and passwords, also for engines here: `.address`, `.folder`, `.stop()`, `.start()`."""
+    with ImageRegistry(tmp_path_factory.mktemp("registry")) as server:
+        yield server
 
 
 @pytest.fixture

@@ -15,11 +15,14 @@ from prometheus_client import CollectorRegistry, Gauge, start_http_server
 from containers.child import Child
 from containers.embedded import EmbeddedKafka, EmbeddedMqtt
 from containers.fetch import kafka_jars
+from containers.repository.base import sha256
+from containers.repository.registry import Registry
 from pipelines.errors import Unavailable
 from tests.bed import find_part, free_port, until, wait_until
 from tests.bed.engine import Engine
 from tests.bed.mosquitto import Mosquitto
 from tests.bed.prometheus import Prometheus
+from tests.bed.registry import ImageRegistry
 from tests.bed.s3 import S3
 from tests.bed.topics import consume_all, create_topic, produce
 
@@ -92,6 +95,15 @@ def test_s3_refuses_to_overwrite_when_asked(s3: S3, unique: str) -> None:
     with pytest.raises(AlreadyExistsError):
         obstore.put(store, "a.parquet", b"second", mode="create")
     assert (s3.folder / s3.bucket / unique / "a.parquet").read_bytes() == b"first"
+
+
+def test_registry_keeps_what_was_pushed_through_a_restart(registry: ImageRegistry, unique: str) -> None:
+    with Registry(registry.address) as repo:
+        repo.push_blob(unique, sha256(b"blob"), 4, b"blob")
+        registry.stop()
+        assert not registry.running
+        registry.start()
+        assert repo.has_blob(unique, sha256(b"blob"))
 
 
 def test_engine_runs_a_hardened_container(engine: Engine) -> None:

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Make a small Debian with Python as a tarball for `docker import`, without any image registry. Needs root and debootstrap.
+# Make a small base image as a tarball for `docker import`, without any image registry: Debian's Python and what it needs to run,
+# no shell, no package manager (see containers/slim.py). Needs root, debootstrap, and a python with sitestream[deploy].
 # Usage: base_image.sh OUT.tar
 set -euo pipefail
-out=$1
+out=$(realpath --canonicalize-missing "$1")
+cd "$(dirname "$0")/.."
 mkdir -p "$(dirname "$out")"
 work=$(mktemp -d "$out.XXXXXX")
 trap 'rm -rf --one-file-system "$work"' EXIT
 
 debootstrap --variant=minbase --include=python3,ca-certificates bookworm "$work/root"
-tar --create --file "$work/image.tar" --directory "$work/root" --numeric-owner \
-    --exclude './var/cache/apt/*' --exclude './var/lib/apt/lists/*' --exclude './var/log/*' \
-    --exclude './usr/share/doc/*' --exclude './usr/share/man/*' --exclude './usr/share/locale/*' .
-mv "$work/image.tar" "$out"
+tar --create --file "$work/full.tar" --directory "$work/root" --numeric-owner .
+python -m containers.slim "$work/full.tar" "$work/slim.tar"
+mv "$work/slim.tar" "$out"

@@ -12,6 +12,7 @@ packages="
     dockerd:docker.io  iptables:iptables  debootstrap:debootstrap
     mosquitto:mosquitto  mosquitto_pub:mosquitto-clients
     prometheus:prometheus  promtool:prometheus
+    docker-registry:docker-registry
     ip:iproute2  nft:nftables  ps:procps  setpriv:util-linux
 "
 
@@ -48,7 +49,7 @@ install_s3_server() {
 }
 
 build_base_image() {
-    local image=$cache/base-bookworm.tar
+    local image=$cache/base-slim-bookworm.tar
     [ -e "$image" ] && return
     root || die "The base image of the test containers can be built by root only. Cure: sudo make bed"
     echo "Building the base image of the test containers (once, about a minute)"

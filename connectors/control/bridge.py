@@ -106,6 +106,7 @@ class Bridge:
             while not stop.is_set():
                 for place, records in (await consumer.getmany(timeout_ms=POLL_MS)).items():
                     await self._carry(records)
+                    metrics.consumed.labels(site, "control", "data").inc(len(records))
                     await _commit(consumer, place, records[-1].offset + 1)
         except kafka.KafkaError as e:
             kafka.raise_refusal(e)

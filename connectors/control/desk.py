@@ -47,6 +47,7 @@ class Desk:
 
     async def receive(self, raw: bytes | None, key: bytes | None, partition: int, origin: str) -> None:
         """Take in a record of the command topic. `Unavailable` if it is not on record, and must be read again."""
+        metrics.consumed.labels(self._site, "control", "data").inc()
         try:
             command = self._addressed(decode(raw, key))
             async with self._changing:

@@ -151,6 +151,9 @@ class Intake:
         taken, dead = read(records, self._tables[place.topic].row)
         if dead:
             await self._insist(lambda: self._bury(dead), stop)
+        data = sum(t.batch is not None for t in taken) + len(dead)
+        metrics.consumed.labels(self._site, "upload", "data").inc(data)
+        metrics.consumed.labels(self._site, "upload", "heartbeat").inc(len(records) - data)
         if origin in self._segments.open:
             self._segments.add(origin, taken, self._clock.monotonic_s())
 

@@ -129,7 +129,7 @@ class Reader:
         layers = (layer, *(self.groups[g] for g in reversed(groups)), self.defaults)
         for setting, message in wrong.items():
             self._add_of_site(layers, setting, message)
-        if site.site and (other := self.first.setdefault(site.site, path)) is not path:
+        if (other := self.first.setdefault(site.site, path)) is not path:
             self._add(layer.place("site" * ("site" in layer.table)), "site", _twice(site.site, other))
         return SiteFile(path, site, self.path.parent, groups)
 

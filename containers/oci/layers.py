@@ -11,6 +11,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
@@ -22,6 +23,7 @@ from containers.oci.image import Layer
 PIECE_BYTES = 1 << 20
 COMPRESSION_LEVEL = 6  # one fixed level: the digest depends on it
 Content = TypeVar("Content")
+_MAKING = threading.Lock()  # many sites need the same layer at the same time: one makes it
 
 
 class _Hashing(io.RawIOBase):
@@ -61,12 +63,27 @@ class LayerStore:
             return layer if self.path(layer).exists() else None
         return None
 
+    def keep(self, key: str, layer: Layer) -> None:
+        """Note that a layer, which is here, is what inputs of that key make."""
+        (self.folder / "made").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix="making-") as scratch:
+            note = Path(scratch, "note")
+            note.write_text(json.dumps(asdict(layer)))
+            note.rename(self.folder / "made" / key)
+
+    @contextlib.contextmanager
+    def opened(self, layer: Layer) -> Iterator[tarfile.TarFile]:
+        """The tar of a layer that is here."""
+        with tarfile.open(self.path(layer), "r:gz") as tar:
+            yield tar
+
     def made(self, key: str, write: Callable[[IO[bytes]], None]) -> Layer:
         """The layer that `write` writes as a tar; from the cache if one with this key was made before.
 
         It is whole or absent, whoever else makes it meanwhile.
         """
-        return self.find(key) or self._make(key, write)
+        with _MAKING:
+            return self.find(key) or self._make(key, write)
 
     def _make(self, key: str, write: Callable[[IO[bytes]], None]) -> Layer:
         (self.folder / "made").mkdir(parents=True, exist_ok=True)
@@ -79,9 +96,7 @@ class LayerStore:
                     write(cast(IO[bytes], above))
             layer = Layer(above.digest, below.digest, below.size)
             blob.rename(self.path(layer))
-            note = Path(scratch, "note")
-            note.write_text(json.dumps(asdict(layer)))
-            note.rename(self.folder / "made" / key)
+        self.keep(key, layer)
         return layer
 
 

@@ -25,6 +25,11 @@ class Meter:
         self._rows, self._compute = metrics.batch_rows.labels(*labels), metrics.batch_duration.labels(*labels)
         self._commit, self._latency = metrics.checkpoint_duration.labels(*labels), metrics.emit_latency.labels(*labels)
 
+    def taken(self, records: int, heartbeats: int) -> None:
+        """Records of the inputs were computed and committed, so many of them without rows."""
+        metrics.consumed.labels(self._site, SERVICE, "data").inc(records - heartbeats)
+        metrics.consumed.labels(self._site, SERVICE, "heartbeat").inc(heartbeats)
+
     def computed(self, inputs: Mapping[str, list[Frame]], seconds: float) -> None:
         """A call of the task is done."""
         rows = {stream: sum(max(f.info.rows, len(f.batch)) for f in frames) for stream, frames in inputs.items()}

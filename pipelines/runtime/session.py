@@ -28,6 +28,8 @@ class _Pending:
 
     emitted: list[Emitted] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
+    records: int = 0  # of all inputs
+    heartbeats: int = 0  # those without rows
     calls: int = 0
     since_s: float = 0.0
     newest_ms: int = 0  # when the broker took in the newest reading
@@ -84,6 +86,9 @@ class Session:
             found, dead = self._job.read(topic, records)
             inputs[self._job.streams[topic]] = found
             self._pending.dead += dead
+            foreign = topic in self._job.decoders
+            self._pending.records += len(records)
+            self._pending.heartbeats += 0 if foreign else sum(f.info.rows == 0 for f in found)
             self._cost += cp.replay_cost(len(found), 0)
         self._cost += cp.replay_cost(0, waiting - self.inbox.bytes)
         self._pending.emitted += self.task.process(inputs)
@@ -149,6 +154,7 @@ class Session:
         outs += [frames.bury(letter, site) for letter in pending.dead]
         done = await transaction.commit(self._producer, self._job.state(partition), outs, chunks, checkpoint)
         self._snapshot, self.committed = done.snapshot, done.offsets
+        self._meter.taken(pending.records, pending.heartbeats)
         self._meter.committed(self.task, pending.emitted, pending.dead, self._clock.monotonic_s() - start)
         if pending.emitted:
             self._meter.emitted_after(self._clock.now_ns() / 1e9 - pending.newest_ms / 1e3)

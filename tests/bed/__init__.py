@@ -1,6 +1,6 @@
 """The test bed: real brokers, stores, engines and monitors, started as children on free ports.
 
-The fixtures in `tests/conftest.py` hand them out: `kafka`, `mosquitto`, `s3`, `engine`, `prometheus`, `unique`.
+The fixtures in `tests/conftest.py` hand them out: `kafka`, `mosquitto`, `s3`, `engine`, `registry`, `prometheus`, `unique`.
 """
 
 from containers.child import free_port

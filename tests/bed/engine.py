@@ -36,7 +36,7 @@ class Engine:
         self._child: Child | None = None
         self._client: docker.DockerClient | None = None
         self.folder = self._root
-        self.base_image = ""  # tag of a Debian with Python, known once started
+        self.base_image = ""  # tag of a slim Debian with Python, known once started
 
     @property
     def url(self) -> str:
@@ -144,7 +144,7 @@ class Engine:
         return not pidfile.exists() or not Path("/proc", pidfile.read_text().strip(), "comm").exists()
 
     def _load(self, base: Path) -> None:
-        repository, tag = "sitestream/test-base", f"bookworm-{base.stat().st_mtime_ns}"  # a rebuilt one is taken anew
+        repository, tag = "sitestream/test-base", f"slim-{base.stat().st_mtime_ns}"  # a rebuilt one is taken anew
         self.base_image = f"{repository}:{tag}"
         try:
             self.client.images.get(self.base_image)
@@ -153,7 +153,7 @@ class Engine:
 
 
 def _base_tarball() -> Path:
-    tarball = cache_dir() / "base-bookworm.tar"
+    tarball = cache_dir() / "base-slim-bookworm.tar"
     if not tarball.exists():
         raise Unavailable(f"the base image of the test engine is missing ({tarball}): {CURE}")
     return tarball

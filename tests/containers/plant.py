@@ -50,6 +50,21 @@ log_level = "{log_level}"
 IN_PROCESS = "import os, time\nif os.uname().nodename == 'process':\n    "  # in its container, that is
 CRASHES = IN_PROCESS + "raise RuntimeError('the new version is broken')"
 HANGS = IN_PROCESS + "time.sleep(600)"
+STALLS = (
+    IN_PROCESS
+    + """\
+from pipelines.runtime.session import Session
+    Session.compute = lambda self, ended: False
+"""
+)
+USES_NOTHING = (
+    IN_PROCESS
+    + """\
+from pipelines.dead import DeadLetter
+    from pipelines.runtime.job import Job
+    Job.read = lambda self, topic, records: ([], [DeadLetter(b"", "type", "broken", "x") for _ in records])
+"""
+)
 
 
 @dataclass
@@ -110,6 +125,11 @@ class Plant:
         value: dict[str, Any] = json.loads(self.run("status", "-o", "json")[1])
         return value
 
+    def newest_attempt(self) -> dict[str, Any]:
+        """What `pipeline history` says of the last deploy or rollback."""
+        value: dict[str, Any] = json.loads(self.run("history", "-n", "1", "-o", "json")[1])["attempts"][0]
+        return value
+
     def ids(self) -> dict[str, tuple[str, str]]:
         """Id and start time of each service's container."""
         return {s["service"]: (s["id"], s["since"]) for s in self.status()["services"]}
@@ -123,6 +143,19 @@ class Plant:
         """What a Python program prints within a service's container."""
         output: Any = self.container(service).exec_run(["python3", "-c", program]).output
         return str(output.decode())
+
+    @classmethod
+    @contextmanager
+    def deployed(
+        cls, folder: Path, engine: Engine, kafka: EmbeddedKafka, mosquitto: Mosquitto, s3: S3
+    ) -> Iterator[Plant]:
+        """A site with everything deployed. Each test leaves it as it found it: running, as its files say."""
+        plant = cls(f"plant{abs(hash(folder)) % 10**6}", folder, engine, kafka, mosquitto, s3)
+        plant.write()
+        code, err = plant.deploy()
+        assert code == 0, err
+        yield plant
+        plant.run("destroy", "-y")
 
     def counted(self) -> int:
         """How many readings stand in the windows that the store has."""

@@ -16,7 +16,20 @@ from containers.engine import Engine
 from pipelines.errors import Unavailable
 from tests.containers.kit import SITE, pipeline_text, write_site
 
-COMMANDS = ("build", "check", "deploy", "destroy", "graph", "logs", "plan", "rollback", "sites", "status")
+COMMANDS = (
+    "build",
+    "check",
+    "deploy",
+    "destroy",
+    "graph",
+    "history",
+    "load",
+    "logs",
+    "plan",
+    "rollback",
+    "sites",
+    "status",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -146,6 +159,7 @@ def test_an_engine_that_lets_nobody_in_is_named_with_the_cure(tmp_path: Path) ->
     [
         ("deploi",),
         ("deploy", "--health-timeout", "soon"),
+        ("deploy", "--soak", "5"),
         ("plan", "--output", "xml"),
         ("logs", "--tail", "0"),
         ("rollback", "x"),

@@ -12,6 +12,7 @@ import pytest
 from docker.models.containers import Container
 
 from containers.embedded import EmbeddedKafka
+from containers.hold import operator_name
 from tests.bed.engine import Engine
 from tests.bed.mosquitto import Mosquitto
 from tests.bed.s3 import S3
@@ -24,14 +25,9 @@ pytestmark = pytest.mark.timeout(400)
 def plant(
     tmp_path_factory: pytest.TempPathFactory, engine: Engine, kafka: EmbeddedKafka, mosquitto: Mosquitto, s3: S3
 ) -> Iterator[Plant]:
-    """A site with everything deployed. Each test leaves it as it found it: running, as its files say."""
-    folder = tmp_path_factory.mktemp("plant")
-    plant = Plant(f"plant{abs(hash(folder)) % 10**6}", folder, engine, kafka, mosquitto, s3)
-    plant.write()
-    code, err = plant.deploy()
-    assert code == 0, err
-    yield plant
-    plant.run("destroy", "-y")
+    """See `Plant.deployed`."""
+    with Plant.deployed(tmp_path_factory.mktemp("plant"), engine, kafka, mosquitto, s3) as plant:
+        yield plant
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +50,23 @@ def test_deploying_again_changes_nothing(plant: Plant) -> None:
     assert plant.run("plan", "--detailed-exitcode")[0] == 0
     assert plant.deploy()[0] == 0
     assert plant.ids() == before
+
+
+def test_what_was_changed_by_hand_is_told_and_mended_by_the_next_deploy(plant: Plant) -> None:
+    before = plant.ids()
+    plant.container("process").update(mem_limit="1g", memswap_limit="1g")
+    bus = plant.engine.client.networks.get(f"sitestream-{plant.name}-bus")
+    bus.disconnect(plant.container("collect"))
+    code, shown, _ = plant.run("plan", "--detailed-exitcode")
+    assert code == 2
+    assert "~ process   drift: memory 2GiB → 1GiB, memory with swap 2GiB → 1GiB\n" in shown
+    assert f"~ collect   drift: network {bus.name} missing\n" in shown
+    assert plant.deploy()[0] == 0
+    assert plant.newest_attempt()["result"] == "done"
+    after = plant.ids()
+    assert {s for s in SERVICES if before[s] != after[s]} == {"process", "collect"}
+    assert plant.run("plan", "--detailed-exitcode")[0] == 0
+    plant.readings_flow()
 
 
 def test_a_changed_window_replaces_process_alone(plant: Plant) -> None:
@@ -86,6 +99,13 @@ def test_a_version_that_crashes_is_rolled_back_with_its_last_words(plant: Plant)
     after = plant.status()
     assert after["revision"] == before["revision"]
     assert {s["service"]: s["id"] for s in after["services"]} == {s["service"]: s["id"] for s in before["services"]}
+    attempt = plant.newest_attempt()
+    assert (attempt["result"], attempt["by"], attempt["services"]) == (
+        "rolled back",
+        operator_name(),
+        ["upload", "process"],
+    )
+    assert re.match(r"process ended( with code 1)? while starting", attempt["why"])
     plant.write()
     assert plant.run("plan", "--detailed-exitcode")[0] == 0
     plant.readings_flow()
@@ -105,7 +125,11 @@ def test_a_version_that_never_gets_healthy_is_rolled_back_and_nobody_else_may_de
     with plant.started("deploy", "--health-timeout", "2s") as first:
         _wait_for_line(first, "sitestream/process")
         code, err = plant.deploy()
-        assert (code, "is being changed by another process of this machine: wait for it" in err) == (1, True)
+        assert (code, f"site {plant.name} is being deployed by {operator_name()} (process {first.pid})" in err) == (
+            1,
+            True,
+        )
+        assert "wait for it with --lock-timeout 2m" in err
         _wait_for_line(first, "process was not healthy within 2 s")
         assert first.wait(60) == 3
     after = plant.ids()
@@ -133,6 +157,8 @@ def test_a_deploy_that_is_broken_off_is_mended_by_itself_or_by_the_next(
         process.send_signal(by)
         assert process.wait(60) == code
     assert plant.status()["broken_off"] is (by == signal.SIGKILL)
+    told = {signal.SIGKILL: ("running", ""), signal.SIGINT: ("rolled back", "interrupted")}  # until its lock expires
+    assert (plant.newest_attempt()["result"], plant.newest_attempt()["why"]) == told[by]
     plant.write()
     assert plant.deploy()[0] == 0
     after = plant.ids()

@@ -1,4 +1,4 @@
-"""Deploy's decisions: what differs, what a broken-off deploy left to mend, when a service is healthy, what can go."""
+"""Deploy's decisions: what differs, what a broken-off deploy left to mend, what follows upon what, what can go."""
 
 from __future__ import annotations
 
@@ -143,24 +143,6 @@ def test_going_back_to_a_container_that_was_removed_is_refused() -> None:
         ConfigError, match=r"revision 1 cannot be brought back: sitestream-hall1-process-r1 was removed"
     ):
         rollout.swaps_back(actual, actual.records[0])
-
-
-@pytest.mark.parametrize(
-    ("seen", "waited_s", "healthy_s", "verdict", "why"),
-    [
-        (found(health="starting"), 1.0, 0.0, "wait", ""),
-        (found(), 1.0, 0.5, "wait", ""),  # healthy, but not yet for long enough
-        (found(), 1.0, 1.0, "healthy", ""),
-        (found(), 99.0, 1.0, "healthy", ""),
-        (found(health="unhealthy"), 9.0, 0.0, "wait", ""),
-        (found(health="starting"), 10.0, 0.0, "failed", "process was not healthy within 10 s"),
-        (found(state="exited", exit_code=1), 0.1, 0.0, "failed", "process ended with code 1 while starting"),
-        (found(state="restarting", exit_code=2), 0.1, 0.0, "failed", "process ended with code 2 while starting"),
-        (found(restarts=1), 0.1, 0.0, "failed", "process ended while starting"),
-    ],
-)
-def test_verdict(seen: Container, waited_s: float, healthy_s: float, verdict: str, why: str) -> None:
-    assert rollout.verdict(seen, waited_s=waited_s, healthy_s=healthy_s, timeout_s=10) == (verdict, why)
 
 
 def test_the_table_of_transitions_is_complete() -> None:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from containers.profiles import PROFILES
-from containers.site import EXAMPLE, Services, Site, load_site
+from containers.site import EXAMPLE, RolloutSettings, Services, Site, load_site
 from pipelines.errors import ConfigError
 from pipelines.units import size_bytes
 from tests.containers.kit import SITE, write_site
@@ -26,7 +26,7 @@ def test_the_example_loads_and_shows_secrets_by_reference_only() -> None:
 
 def test_the_example_explains_every_setting() -> None:
     text = EXAMPLE.read_text()
-    for struct in (Site, *(f.type for f in msgspec.structs.fields(Services))):
+    for struct in (Site, RolloutSettings, *(f.type for f in msgspec.structs.fields(Services))):
         for field in msgspec.structs.fields(struct):
             assert re.search(rf"^#? ?(\[(services\.\w+\.)?)?{field.name}\b", text, re.MULTILINE), field.name
 
@@ -56,6 +56,8 @@ def test_paths_are_relative_to_the_site_file(tmp_path: Path) -> None:
         ("engine = 'tcp://hall1:2375'", r":5: .*without TLS whoever reaches this port is root.*add \[engine_tls\]"),
         ("[hosts]\nedge = 'somewhere'", r":6: hosts.edge = 'somewhere': write an IP address, or 'gateway'"),
         ("[hosts]\n'a b' = '10.0.0.1'", r":6: hosts: 'a b' is not a host name"),
+        ("[rollout]\nsoak = 'long'", r":6: 'long' is not a duration"),
+        ("[rollout]\nerrors_max = 10.0", r":6: rollout.errors_max = 10: write a share from 0 to 1, such as 0.1 for a tenth"),
         ("[services.proces]\nmemory = '1GiB'", r":5: .*unknown field `proces`.*: did you mean `process`\?"),
         ("[services.process]\nmemry = '1GiB'", r":6: .*unknown field `memry`.*: did you mean `memory`\?"),
         ("[services.collect]\nmemory = '1GiB'\n[services.process]\nmemory = '1 gig'", r":8: '1 gig' is not a size: .*'64MiB'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,6 +26,7 @@ class FaultyEngine:
     ill: frozenset[str] = frozenset()
     interrupt: frozenset[str] = frozenset()
     done: list[Command] = field(default_factory=list)
+    words: dict[str, Callable[[], str]] = field(default_factory=dict)  # what services answer; the others do not
 
     def run(self, command: Command) -> None:
         if self.fault(command):
@@ -41,8 +43,11 @@ class FaultyEngine:
             case RemoveContainer(name):
                 self.containers.pop(name, None)
 
-    def container(self, name: str) -> Container | None:
+    def container(self, name: str, *, probe: bool = True) -> Container | None:
         return self.containers.get(name)
+
+    def said(self, name: str) -> str:
+        return self.words.get(name, lambda: "")()
 
     def logs(self, name: str, lines: int) -> str:
         return f"the last {lines} lines of {name}\n"
@@ -58,6 +63,7 @@ class Deploy:
 
     engine: FaultyEngine
     said: list[str] = field(default_factory=list)
+    phases: list[str] = field(default_factory=list)
     clock: ManualClock = field(default_factory=ManualClock)
 
     @classmethod
@@ -70,12 +76,15 @@ class Deploy:
     def report(self, text: str, *, bad: bool = False) -> None:
         self.said.append(text)
 
-    def rollout(self, *, roll_back: bool = True, prepare: Callable[[], None] = lambda: None) -> Rollout:
+    def rollout(
+        self, *, roll_back: bool = True, prepare: Callable[[], None] = lambda: None, soak_s: float = 0.0
+    ) -> Rollout:
         swaps = [Swap(s, _name(s, 1), _name(s, 2), made=True) for s in ("upload", "process")]
         record = Record(2, {s: _name(s, 2) for s in ("upload", "process")}, "2026-01-01")
         engine: Any = self.engine
         return Rollout(
-            engine, "hall1", record, swaps, prepare, self.report, 5.0, roll_back, self.clock, pause=self.clock.advance
+            engine, "hall1", record, swaps, prepare, self.report, 5.0, roll_back, self.clock, soak_s,
+            pause=self.clock.advance, progress=self.phases.append,
         )  # fmt: skip
 
 
@@ -124,7 +133,7 @@ def test_a_service_that_does_not_get_healthy_shows_its_log_and_all_goes_back(ill
     assert deploy.rollout().run() == "rolled back"
     assert deploy.engine.running == OLD
     assert f"last 50 lines of {_name(ill, 2)}:\nthe last 50 lines of {_name(ill, 2)}" in deploy.said
-    assert f"{ill} was not healthy within 5 s" in deploy.said
+    assert f"{ill} was not healthy within 5 s: starting" in deploy.said
     assert 5 <= deploy.clock.monotonic_s() < 9
 
 
@@ -145,6 +154,69 @@ def test_a_service_that_fails_after_its_own_gate_takes_all_back() -> None:
     assert "upload exited with code 137 after it had been healthy" in deploy.said
 
 
+def test_who_looks_on_hears_what_is_going_on() -> None:
+    deploy = Deploy.on()
+    starting = iter([0, 0, 5])
+    deploy.engine.words[_name("process", 2)] = lambda: _words(restored=next(starting, 5) > 0)
+    assert deploy.rollout(soak_s=2).run() == "done"
+    assert list(dict.fromkeys(deploy.phases)) == [
+        "ship", "swap upload", "gate upload: healthy", "swap process", "gate process: restoring state",
+        "gate process: healthy", "soak 2 s left", "soak 1 s left", "commit",
+    ]  # fmt: skip
+
+
+def _words(*, taken: int = 1, dead: int = 0, restored: bool = True) -> str:
+    return (
+        f'{{"conditions": {{"restored": {str(restored).lower()}}}}}\n'
+        f'sitestream_consumed_records_total{{kind="data",service="process"}} {taken}\n'
+        f'sitestream_dead_letter_records_total{{reason="type",service="process"}} {dead}\n'
+    )
+
+
+def test_in_the_soak_all_must_stay_well() -> None:
+    deploy = Deploy.on()
+    assert deploy.rollout(soak_s=30).run() == "done"
+    assert deploy.clock.monotonic_s() >= 30
+    deploy = Deploy.on()
+    upload, since_s = _name("upload", 2), 8.0
+
+    def dies() -> str:
+        if deploy.clock.monotonic_s() > since_s:
+            deploy.engine.containers[upload] = replace(deploy.engine.containers[upload], restarts=1)
+        return ""
+
+    deploy.engine.words[upload] = dies
+    assert deploy.rollout(soak_s=30).run() == "rolled back"
+    assert deploy.engine.running == OLD
+    assert any(re.fullmatch(r"upload ended in the soak, after \d s", said) for said in deploy.said)
+    assert f"last 50 lines of {upload}:\nthe last 50 lines of {upload}" in deploy.said
+    assert any(re.fullmatch(r"what ran before is back after 1\.\d s", said) for said in deploy.said)
+
+
+def test_ctrl_c_in_the_soak_goes_back() -> None:
+    deploy = Deploy.on()
+    rollout = deploy.rollout(soak_s=30)
+
+    def interrupt(phase: str) -> None:
+        if phase == "soak 20 s left":
+            raise KeyboardInterrupt
+
+    rollout.progress = interrupt
+    assert rollout.run() == "rolled back"
+    assert rollout.interrupted
+    assert deploy.engine.running == OLD
+
+
+@pytest.mark.parametrize(("dead_before", "end"), [(0, "rolled back"), (90, "done")])
+def test_dead_letters_count_against_those_of_the_version_before(dead_before: int, end: str) -> None:
+    deploy = Deploy.on()
+    deploy.engine.words[_name("process", 1)] = lambda: _words(taken=100, dead=dead_before)
+    deploy.engine.words[_name("process", 2)] = lambda: _words(taken=10, dead=10)
+    assert deploy.rollout().run() == end
+    found = [said for said in deploy.said if said.startswith("process: 10 of 10 records since its start went to")]
+    assert bool(found) is (end == "rolled back")
+
+
 def test_ctrl_c_goes_back_and_is_told_apart() -> None:
     deploy = Deploy.on(interrupt=frozenset({_name("process", 2)}))
     rollout = deploy.rollout(roll_back=False)  # also then: nobody would look at it
@@ -162,7 +234,7 @@ def test_without_rollback_the_failed_version_stays() -> None:
 def test_an_old_version_that_does_not_come_back_is_told() -> None:
     deploy = Deploy.on(ill=frozenset({_name("process", 2), _name("process", 1)}))
     assert deploy.rollout().run() == "broken"
-    assert deploy.said[-1] == "process was not healthy within 120 s"
+    assert deploy.said[-1] == "process was not healthy within 120 s: starting"
 
 
 def test_an_old_version_that_was_ill_before_only_has_to_run_again() -> None:

@@ -79,7 +79,7 @@ def test_sites_lists_groups_and_engines(fleet: Path) -> None:
         (["sites", "--site", "h.toml", "--site", "x"], "to choose from a fleet give names of sites, such as --site h"),
         (["sites", "--site", "h.toml", "--group", "x"], "--site h.toml is a site file, which stands alone"),
         (["sites", "--site", "../fleet/sites/yard.toml"], "/fleet --site yard"),
-        (["plan", "--fleet", "../fleet"], "this command is for one site, and 4 are chosen (hall1, plant-1, plant-2, yard): name"),
+        (["destroy", "--fleet", "../fleet"], "this command is for one site, and 4 are chosen (hall1, plant-1, plant-2, yard)"),
     ],
 )  # fmt: skip
 def test_a_choice_that_cannot_be_made_is_one_line_with_the_cure(fleet: Path, words: list[str], message: str) -> None:

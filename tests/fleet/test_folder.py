@@ -16,7 +16,7 @@ from tests.containers.kit import SITE, write_site
 from tests.fleet.kit import FLEET, write_fleet
 
 ROOT = Path(__file__).parent.parent.parent
-MANY, SECONDS_MAX = 2_000, 10.0
+MANY, SECONDS_MAX = 1_000, 10.0
 
 
 def problems(folder: Path) -> list[str]:

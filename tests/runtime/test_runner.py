@@ -111,6 +111,12 @@ async def test_what_is_not_a_frame_goes_to_the_dead_letters_and_the_stream_goes_
         (b'{"x": 1}', "process", "headers", f"{topic}[0]@16"),
         (b"", "process", "not_arrow", f"{topic}[0]@17"),
     ]
+    labels = {"site": site.name, "service": "process"}
+    counted = {
+        kind: REGISTRY.get_sample_value("sitestream_consumed_records_total", {**labels, "kind": kind})
+        for kind in ("data", "heartbeat")
+    }
+    assert counted == {"data": 33, "heartbeat": site.partitions}
 
 
 async def test_state_of_another_version_is_refused_until_it_is_given_up(site: Site) -> None:

@@ -52,6 +52,7 @@ async def test_the_timer_closes_without_new_records_and_gaps_between_records_are
         assert site.metric("upload_rows_total", table=TABLE) == 20
         assert site.metric("spool_bytes") == site.metric("spool_oldest_unsent_timestamp_seconds") == 0
         assert site.metric("uplink_up") == 1
+        assert site.metric("consumed_records_total", service="upload", kind="heartbeat") == 1
     assert await site.committed() == second.end
     assert manifest.verify(site.store, TABLE) == []
 
@@ -104,6 +105,7 @@ async def test_bad_frames_become_dead_letters_and_the_stream_goes_on(site: Site)
         for r in ("not_arrow", "headers", "schema")
     }
     assert reasons == {"not_arrow": 1, "headers": 1, "schema": 1}
+    assert site.metric("consumed_records_total", service="upload", kind="data") == 5
 
 
 async def test_frames_of_an_earlier_schema_keep_their_columns(site: Site) -> None:

@@ -1,0 +1,210 @@
+"""A release: the images of a pipeline's services, and what is in them, under one signed name.
+
+The id of a release is the hash of its content, and in it stands no time: the same inputs make the same release. It goes to a
+repository (`pipeline build --push`) or into one file (`--save`) that is carried to where no network leads; there `pipeline load`
+believes it if it is signed, and a deploy then needs no package index.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from prometheus_client import REGISTRY
+from securesystemslib.signer import Signer
+
+import pipelines.metrics
+from containers import bases, packages
+from containers.bases import Known
+from containers.desired import Desired
+from containers.images import Base
+from containers.oci import Image, Layer, LayerStore
+from containers.profiles import LIB_DIRS
+from containers.repository import artifact
+from containers.repository.base import Repository
+from containers.repository.statement import check, first_root, next_root, sign
+from containers.repository.transfer import pull_blob
+from containers.rootfs import RootFS
+from containers.sbom import Part, image_parts, licences, sbom
+from containers.site import Site
+from pipelines.clock import Clock
+from pipelines.errors import ConfigError
+from pipelines.plan import Plan
+
+RELEASE = "application/vnd.sitestream.release.v1+json"
+SBOM, LICENCES = "application/vnd.cyclonedx+json", "text/plain"
+IMAGES, DOCUMENTS = "images", "documents"  # names in the repository
+DAYS_GOOD = 365  # a release that is older is not begun with anywhere
+ID_CHARS = 12
+
+
+class ServiceImage(msgspec.Struct, frozen=True):
+    """The image of one service: `id` is what engines call it, `manifest` what registries do."""
+
+    tag: str
+    id: str
+    manifest: str
+    bytes: int  # of all its layers as they are shipped
+    code_bytes: int  # of the one that changes with each release
+    sbom: str  # digest of its document
+    licences: str
+
+
+class Release(msgspec.Struct, frozen=True):
+    """What a release consists of."""
+
+    id: str  # hash of all the rest
+    pipeline: str
+    fingerprint: str
+    sitestream: str  # version
+    base_image: str
+    base: Known
+    services: dict[str, ServiceImage]
+    layers: dict[str, Layer]  # of packages, by what the cache calls them
+    metrics: dict[str, str]  # of all services: name -> help
+    site_schema: dict[str, Any]  # JSON schema of site files
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class Build:
+    """What a release is made of: services whose images are made, on a base whose layers are in the store."""
+
+    plan: Plan
+    base_image: str
+    base: Base
+    wanted: tuple[Desired, ...]
+    store: LayerStore
+
+
+@dataclass(frozen=True)
+class _Blob:
+    digest: str
+    size: int
+    path: Path
+
+
+def publish(repo: Repository, build: Build, signers: Sequence[Signer], clock: Clock, roots: Sequence[bytes]) -> Release:
+    """Bring a release to a repository: images, documents, and last what makes it a release, signed if there are signers."""
+    parts = _parts(build)
+    services = {d.service: _publish(repo, build, d, parts[d.service]) for d in build.wanted}
+    made = _identified(
+        Release(
+            "",
+            build.plan.pipeline,
+            build.plan.fingerprint,
+            packages.own_version(),
+            build.base_image,
+            Known.of(build.base),
+            services,
+            _package_layers(build),
+            metrics(),
+            msgspec.json.schema(Site),
+        )
+    )
+    document = _encoded(made)
+    if signers:
+        now_ns = clock.now_ns()
+        expires = datetime.fromtimestamp(now_ns // 10**9, UTC) + timedelta(days=DAYS_GOOD)
+        statement = sign(document, _path(made.id), now_ns // 10**9, expires, signers)
+        artifact.put_roots(repo, roots)
+    else:
+        statement = b""
+    artifact.put_document(repo, artifact.RELEASE, made.id, document, RELEASE, statement)
+    return made
+
+
+def take(repo: Repository, name: str, root: bytes | None, store: LayerStore, clock: Clock) -> Release:
+    """Verify a release and fill the cache with its layers. Without a `root`, it is taken on trust."""
+    found = artifact.get_document(repo, artifact.RELEASE, name)
+    assert found is not None  # nothing is known before
+    if root is not None:
+        state = first_root(root)
+        number = 2
+        while newer := artifact.get_root(repo, number):
+            state, number = next_root(state, newer), number + 1
+        check(state, found.statement, _path(name), found.content, clock.now_ns())
+    made = msgspec.json.decode(found.content, type=Release)
+    if _identified(made).id != name:
+        raise ConfigError(f"release {name} of {repo.where} has other content than its name says: it is not used")
+    for key, layer in made.layers.items():
+        _fetch(repo, layer, store)
+        store.keep(key, layer)
+    for layer in made.base.layers:
+        _fetch(repo, layer, store)
+    bases.remember(store.folder / bases.FOLDER, made.base_image, made.base)
+    return made
+
+
+def _fetch(repo: Repository, layer: Layer, store: LayerStore) -> None:
+    if not store.path(layer).exists():
+        store.folder.mkdir(parents=True, exist_ok=True)
+        pull_blob(repo, IMAGES, layer.digest, layer.size, store.path(layer))
+
+
+def metrics() -> dict[str, str]:
+    """Every metric of the services: name -> what it says."""
+    assert pipelines.metrics.errors  # declared by import
+    return {m.name: m.documentation for m in REGISTRY.collect() if m.name.startswith("sitestream_")}
+
+
+def _publish(repo: Repository, build: Build, d: Desired, parts: tuple[Part, ...]) -> ServiceImage:
+    image = whole(d.images[-1], build.base)
+    layers = [_Blob(layer.digest, layer.size, build.store.path(layer)) for layer in image.layers]
+    tag = image.tag.rpartition("/")[2].replace(":", "-")
+    manifest = artifact.put_image(repo, IMAGES, image.config.encode(), layers, tag)
+    bill, papers = sbom(image.tag, parts), licences(parts).encode()
+    artifact.put_document(repo, DOCUMENTS, f"{tag}-sbom", bill, SBOM)
+    artifact.put_document(repo, DOCUMENTS, f"{tag}-licences", papers, LICENCES)
+    digests = [f"sha256:{hashlib.sha256(document).hexdigest()}" for document in (bill, papers)]
+    return ServiceImage(image.tag, image.id, manifest, image.size, image.layers[-1].size, *digests)
+
+
+def whole(image: Image, base: Base) -> Image:
+    """An image whose layers are all known as files, those of its base, too."""
+    assert base.image is not None
+    below = base.image.layers
+    return replace(image, layers=(*below, *image.layers[len(below) :]))
+
+
+def _parts(build: Build) -> dict[str, tuple[Part, ...]]:
+    """What is in each service's image."""
+    with ExitStack() as opened:
+        assert build.base.image is not None
+        tars = [opened.enter_context(build.store.opened(layer)) for layer in build.base.image.layers]
+        base = RootFS(*tars)
+        return {d.service: image_parts(build.base.python, dict(_package_folders(build, d)), base) for d in build.wanted}
+
+
+def _package_folders(build: Build, d: Desired) -> Iterator[tuple[str, Path]]:
+    for at, pins in zip(LIB_DIRS, d.pins, strict=False):
+        yield at, packages.installed(pins, build.base.python, at)
+
+
+def _package_layers(build: Build) -> dict[str, Layer]:
+    assert build.base.image is not None
+    below = len(build.base.image.layers)
+    found: dict[str, Layer] = {}
+    for d in build.wanted:
+        for n, pins in enumerate(d.pins):
+            found[f"packages-{packages.folder_key(pins, build.base.python)}"] = d.images[-1].layers[below + n]
+    return found
+
+
+def _identified(of: Release) -> Release:
+    content = _encoded(msgspec.structs.replace(of, id=""))
+    return msgspec.structs.replace(of, id=hashlib.sha256(content).hexdigest()[:ID_CHARS])
+
+
+def _encoded(of: Release) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(of, order="deterministic")) + b"\n"
+
+
+def _path(release: str) -> str:
+    return f"release/{release}"

@@ -1,0 +1,255 @@
+"""The fleet's keys: a folder with NAME.key for each private key that is here, and N.root.json for each root there ever was.
+
+*root* keys say which keys count, and sign nothing else: they belong on media of their own, in a drawer. *release* keys sign
+what is deployed. A change is a new root, signed by as many root keys as the old and the new root ask for.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from securesystemslib.signer import CryptoSigner, Key
+from tuf.api.metadata import Metadata, Root
+
+from containers.files import write_whole
+from containers.repository import seal
+from containers.repository.errors import BelowThreshold, UnknownKey
+from containers.repository.statement import (
+    CREATED,
+    RELEASE_ROLE,
+    ROOT_BYTES_MAX,
+    ROOT_ROLE,
+    TIME_FORMAT,
+    first_root,
+    load,
+    next_root,
+    signed,
+)
+from pipelines.clock import Clock
+from pipelines.errors import ConfigError
+
+ROOT_DAYS = 730
+KEYS_MAX = 32  # of one role
+Role = Literal["root", "release"]
+ROLES: dict[Role, str] = {"root": ROOT_ROLE, "release": RELEASE_ROLE}
+_NAME = "x-sitestream-name"  # of a key in a root
+
+
+class KeyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The content of NAME.key. `plain` is the private key as PEM, or `locked` the same by `seal.lock`."""
+
+    name: str
+    plain: bytes = b""
+    locked: bytes = b""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A key that counts."""
+
+    name: str
+    role: Role
+    keyid: str
+    kept: Literal["plain", "locked", "elsewhere"]
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys in a folder. `passphrase` unlocks those that are locked, and locks new ones; `extra`: key files elsewhere."""
+
+    folder: Path
+    clock: Clock
+    passphrase: bytes = b""
+    extra: Sequence[Path] = ()
+
+    def init(self, roots: int, threshold: int) -> list[str]:
+        """Make `roots` root keys, of which `threshold` must sign, and one release key; the names of all."""
+        if list(self.folder.glob("*.root.json")):
+            raise ConfigError(f"{self.folder} has keys already: sites trust those; to begin anew, move the folder away")
+        if not 1 <= threshold <= roots <= KEYS_MAX:
+            raise ConfigError(f"{threshold} of {roots} root keys cannot be: write 1 of 1, 2 of 3, at most {KEYS_MAX}")
+        made = {f"root-{i}": CryptoSigner.generate_ed25519() for i in range(1, roots + 1)}
+        made["release-1"] = CryptoSigner.generate_ed25519()
+        root = Root(1, expires=self._now())
+        for name, signer in made.items():
+            _add(root, name, signer.public_key)
+        root.roles[ROOT_ROLE].threshold = threshold
+        self._publish(root, made, made)
+        return list(made)
+
+    def add(self, role: Role) -> str:
+        """Make one more key of a role; its name."""
+        made = CryptoSigner.generate_ed25519()
+        name = self._free_name(role)
+        self._change(lambda root: _add(root, name, made.public_key), {name: made})
+        return name
+
+    def rotate(self, name: str) -> str:
+        """Put a new key in place of one; the name of the new one. The old one's file is no longer needed."""
+        old, made = self._find(name), CryptoSigner.generate_ed25519()
+        new = self._free_name(old.role)
+
+        def edit(root: Root) -> None:
+            root.revoke_key(old.keyid, ROLES[old.role])
+            _add(root, new, made.public_key)
+
+        self._change(edit, {new: made})
+        return new
+
+    def revoke(self, name: str) -> None:
+        """Let a key count no more."""
+        old = self._find(name)
+
+        def edit(root: Root) -> None:
+            role = root.roles[ROLES[old.role]]
+            if len(role.keyids) <= role.threshold:
+                raise ConfigError(
+                    f"{name} cannot be revoked: {role.threshold} {old.role} keys must sign, and there would be fewer: put "
+                    f"another in its place with  pipeline keys rotate {name}"
+                )
+            root.revoke_key(old.keyid, ROLES[old.role])
+
+        self._change(edit, {})
+
+    def roots(self) -> list[bytes]:
+        """All roots from version 1 on, as `artifact.put_roots` takes them."""
+        found: list[bytes] = []
+        while (path := self._root_path(len(found) + 1)).exists():
+            found.append(path.read_bytes())
+        if not found:
+            raise ConfigError(
+                f"{self.folder} has no keys: make them with  pipeline keys init , or copy the folder from the machine that has it"
+            )
+        return found
+
+    def root(self) -> Root:
+        """The newest root."""
+        content = self.roots()[-1]
+        return load(Root, content, ROOT_BYTES_MAX, f"the newest root in {self.folder}").signed
+
+    def release_signers(self) -> list[CryptoSigner]:
+        """The release keys that are here; `ConfigError` if they are fewer than must sign."""
+        role = self.root().roles[RELEASE_ROLE]
+        found = self._signers([k.name for k in self.listed() if k.role == "release"])
+        if len(found) < role.threshold:
+            raise ConfigError(
+                f"{len(found)} release keys are in {self.folder} and {role.threshold} must sign: bring release-N.key there"
+            )
+        return found
+
+    def listed(self) -> list[Listed]:
+        """All keys that count."""
+        root, files = self.root(), self._files()
+        return [
+            Listed(name := _name(root.keys[keyid]), role, keyid, _kept(files.get(name)))
+            for role, tuf_role in ROLES.items()
+            for keyid in root.roles[tuf_role].keyids
+        ]
+
+    def _find(self, name: str) -> Listed:
+        listed = self.listed()
+        found = next((key for key in listed if key.name == name), None)
+        if found is None:
+            raise ConfigError(f"no key {name} counts: there are {', '.join(key.name for key in listed)}")
+        return found
+
+    def _change(self, edit: Callable[[Root], None], made: dict[str, CryptoSigner]) -> None:
+        old = self.root()
+        new = copy.deepcopy(old)
+        new.version += 1
+        edit(new)
+        names = {_name(r.keys[keyid]) for r in (old, new) for keyid in r.roles[ROOT_ROLE].keyids}
+        here = {_name(signer.public_key): signer for signer in self._signers(names)}
+        self._publish(new, made, {**here, **{n: s for n, s in made.items() if n in names}})
+
+    def _publish(self, root: Root, made: dict[str, CryptoSigner], signers: dict[str, CryptoSigner]) -> None:
+        """Sign a root, check it as sites will, and write it and the new private keys."""
+        root.unrecognized_fields[CREATED] = f"{self._now():{TIME_FORMAT}}"
+        root.expires = self._now() + timedelta(days=ROOT_DAYS)
+        content = signed(Metadata(root), [s for n, s in sorted(signers.items()) if n.startswith("root-")])
+        try:
+            next_root(first_root(self.roots()[-1]), content) if root.version > 1 else first_root(content)
+        except (BelowThreshold, UnknownKey) as e:
+            raise ConfigError(
+                f"{e}: name root keys on other media with  --key /media/stick/root-2.key  (nothing has been changed)"
+            ) from e
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name, signer in made.items():
+            write_whole(self.folder / f"{name}.key", self._file(name, signer))
+        write_whole(self._root_path(root.version), content, mode=0o644)
+
+    def _signers(self, names: Iterable[str]) -> list[CryptoSigner]:
+        files = self._files()
+        return [self._signer(files[name]) for name in sorted(names) if name in files]
+
+    def _files(self) -> dict[str, KeyFile]:
+        found = {}
+        for path in (*sorted(self.folder.glob("*.key")), *self.extra):
+            try:
+                file = msgspec.json.decode(path.read_bytes(), type=KeyFile)
+            except OSError as e:
+                raise ConfigError(f"{path} cannot be read ({e.strerror}): name a key file that is there") from e
+            except msgspec.MsgspecError as e:
+                raise ConfigError(f"{path} is damaged, or no key file: bring back a copy of it") from e
+            found[file.name] = file
+        return found
+
+    def _signer(self, file: KeyFile) -> CryptoSigner:
+        private = file.plain
+        if file.locked:
+            if not self.passphrase:
+                raise ConfigError(
+                    f"{file.name} is locked: give its passphrase with  --passphrase file:PATH  or  env:NAME"
+                )
+            private = seal.unlock(self.passphrase, file.locked)
+        try:
+            signer = CryptoSigner(load_pem_private_key(private, None))
+        except ValueError as e:
+            raise ConfigError(f"{file.name}.key is damaged ({e}): bring back a copy of it") from e
+        signer.public_key.unrecognized_fields[_NAME] = file.name
+        return signer
+
+    def _file(self, name: str, signer: CryptoSigner) -> bytes:
+        private = signer.private_bytes
+        if self.passphrase:
+            return msgspec.json.encode(KeyFile(name, locked=seal.lock(self.passphrase, private)))
+        return msgspec.json.encode(KeyFile(name, plain=private))
+
+    def _free_name(self, role: Role) -> str:
+        """A name that no key of this fleet ever had."""
+        names = [
+            *(p.stem for p in self.folder.glob("*.key")),
+            *re.findall(rf"{role}-\d+", b"".join(self.roots()).decode()),
+        ]
+        taken = {int(n.rpartition("-")[2]) for n in names if re.fullmatch(rf"{role}-\d+", n)}
+        return f"{role}-{max(taken, default=0) + 1}"
+
+    def _root_path(self, version: int) -> Path:
+        return self.folder / f"{version}.root.json"
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self.clock.now_ns() // 10**9, UTC)
+
+
+def _add(root: Root, name: str, key: Key) -> None:
+    role = ROLES["root" if name.startswith("root-") else "release"]
+    if len(root.roles[role].keyids) >= KEYS_MAX:
+        raise ConfigError(f"there are {KEYS_MAX} keys of this kind already: revoke some")
+    key.unrecognized_fields[_NAME] = name
+    root.add_key(key, role)
+
+
+def _name(key: Key) -> str:
+    return str(key.unrecognized_fields.get(_NAME, key.keyid[:8]))
+
+
+def _kept(file: KeyFile | None) -> Literal["plain", "locked", "elsewhere"]:
+    return "elsewhere" if file is None else "locked" if file.locked else "plain"
