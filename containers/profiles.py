@@ -147,10 +147,10 @@ def container_config(
             "IpcMode": "none",  # nor /dev/shm, which would be a second /tmp
             "CgroupnsMode": "private",
             "Ulimits": [
-                _limit("core", 0),
+                _limit("core", 0),  # it would hold keys
                 _limit("msgqueue", 0),
                 _limit("nofile", FILES_MAX),
-            ],  # a core dump would hold keys
+            ],
             "Dns": [] if _leads_out(networks) else NO_DNS,
             "ExtraHosts": [f"{name}:{address}" for name, address in sorted(hosts.items())],
             "NetworkMode": networks[0],
