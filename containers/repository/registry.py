@@ -28,7 +28,7 @@ from containers.repository.manifests import OCI_INDEX, OCI_MANIFEST
 from pipelines.errors import ConfigError
 
 CHUNK_BYTES = 16 << 20
-SEND_TRIES_MAX = 3  # without getting any further
+SEND_TRIES_MAX = 6  # without getting any further; a break may cost two, if the registry then gives up the upload
 PAGES_MAX = 1000
 _ACCEPT = ", ".join(
     (
