@@ -83,7 +83,7 @@ class Lines(Watcher):
         if schedule.status == "halted" and not self._stopped:
             self._stopped = True
             self._tell(f"halted, since {_sites(schedule.failures)} failed: nothing more is started", bad=True)
-        if schedule.wave != self._wave:
+        if schedule.wave != self._wave and schedule.status == "running":
             self._wave = schedule.wave
             self._tell(f"wave {schedule.wave} of {len(schedule.quotas)} begins")
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -150,12 +152,14 @@ def test_a_bad_version_stops_at_the_canary_and_the_canary_goes_back(fleet: Fleet
     states = fleet.states()
     assert sorted(states.values()) == ["failed", "skipped", "skipped", "skipped"]
     assert fleet.containers() == before
-    assert "process ended with code 1 while starting" in err
+    assert re.search(r"process ended( with code 1)? while starting", err)  # it may be starting again
+    assert "wave 2" not in err
     (failed,) = [site for site, state in states.items() if state == "failed"]
     (log,) = fleet.folder.glob(f".sitestream/rollouts/{fleet.result()['rollout']}/sites/{failed}.log")
     assert "RuntimeError: the new version is broken" in log.read_text()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # sockets that docker's client loses
 def test_a_link_that_drops_in_mid_push_leaves_the_old_version_and_the_next_deploy_works(fleet: Fleet) -> None:
     before = fleet.containers()
     fleet.write()
@@ -167,6 +171,7 @@ def test_a_link_that_drops_in_mid_push_leaves_the_old_version_and_the_next_deplo
     fleet.links["plant-4"].up()
     assert fleet.run("deploy", "--site", "plant-4")[0] == 0
     assert fleet.containers()["plant-4"] != before["plant-4"]
+    gc.collect()  # they are missed now, and not in another test
 
 
 def test_a_group_goes_back_once_however_often_the_rollout_is_taken_up(fleet: Fleet) -> None:
