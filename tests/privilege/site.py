@@ -205,6 +205,9 @@ def _subnet(engine: Engine, role: str) -> tuple[str, str, str]:
 @contextmanager
 def loose(site: LeastSite, folder: Path) -> Iterator[Container]:
     """The image of `upload` with too many rights, and with keys that may do everything."""
+    folder.chmod(0o755)
+    (folder / "program").touch()
+    (folder / "program").chmod(0o4755)
     secrets = folder / "secrets"
     site.fleet.secrets(bearer(NAME, "admin"), secrets)
     (secrets / "s3_access_key").write_text(site.s3.access_key)

@@ -6,6 +6,7 @@ The same acts are tried in a container that has too many rights, and allowed the
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,7 @@ NEW_MOUNTS, NEW_USERS, NEW_PROCESSES, NEW_NETWORK = 0x20000, 0x10000000, 0x20000
 INET, INET6, PACKET = 2, 10, 17
 
 Acts = dict[str, list[Any]]
+SETUID = "/run/sitestream/program-of-root"  # there is none in the image: the test puts it there
 READ_ONLY = ("/", "/etc", "/opt", "/run", "/run/sitestream", "/dev", "/sys/fs/cgroup")
 EVERYWHERE: Acts = {
     **{f"write in {folder}": ["write", folder] for folder in READ_ONLY},
@@ -44,7 +46,7 @@ EVERYWHERE: Acts = {
     "leave a core dump": ["dump"],
     "open too many files": ["files", FILES_MAX + 1],
     "become root": ["become_root"],
-    "become root by a program": ["root_by_program"],
+    "become root by a program": ["root_by_program", SETUID],
     "send raw IP": ["raw_socket", INET, 1],
     "send raw IPv6": ["raw_socket", INET6, 58],
     "send raw frames": ["raw_socket", PACKET, 3],
@@ -95,7 +97,25 @@ def acts(site: LeastSite, too_free: Container) -> Acts:
 
 
 @pytest.fixture(scope="module")
-def tried(site: LeastSite, acts: Acts) -> Callable[[str], dict[str, Verdict]]:
+def program_of_root(site: LeastSite, too_free: Container) -> Iterator[None]:
+    """A Python with the setuid bit, in the volume that each container has."""
+    inside = site.inside("upload", "import os, sys; print(os.path.realpath(sys.executable))").strip()
+    python = Path(f"/proc/{site.pid('upload')}/root{inside}")
+    containers = [*map(site.container, PROFILES), too_free]
+    mounts = [
+        m["Source"] for c in containers for m in c.attrs["Mounts"] if m["Destination"] == str(Path(SETUID).parent)
+    ]
+    programs = [Path(folder) / Path(SETUID).name for folder in mounts]
+    for program in programs:
+        shutil.copy(python, program)
+        program.chmod(0o4755)
+    yield
+    for program in programs:
+        program.unlink()
+
+
+@pytest.fixture(scope="module")
+def tried(site: LeastSite, acts: Acts, program_of_root: None) -> Callable[[str], dict[str, Verdict]]:
     """What became of all acts within a service, tried once."""
     return cache(lambda service: attempt(site.container(service), acts))
 
@@ -109,7 +129,7 @@ def test_it_is_refused(tried: Callable[[str], dict[str, Verdict]], service: str,
 
 
 @pytest.fixture(scope="module")
-def allowed(too_free: Container, acts: Acts) -> dict[str, Verdict]:
+def allowed(too_free: Container, acts: Acts, program_of_root: None) -> dict[str, Verdict]:
     """What becomes of them without confinement; a program with the setuid bit is run as the services' user."""
     by_user = "become root by a program"
     return attempt(too_free, acts) | attempt(too_free, {by_user: acts[by_user]}, user=USER)

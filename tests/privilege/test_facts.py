@@ -51,6 +51,10 @@ def no_new_privileges(f: Facts, _: str) -> bool:
     return bool(f["first"]["NoNewPrivs"] == f["own"]["NoNewPrivs"] == "1")
 
 
+def no_setuid_program(f: Facts, _: str) -> bool:
+    return not f["setuid"]
+
+
 def seccomp(f: Facts, _: str) -> bool:
     return bool(f["first"]["Seccomp"] == f["own"]["Seccomp"] == "2")  # a filter
 
@@ -143,8 +147,8 @@ def no_resolver_without_a_way_out(f: Facts, service: str) -> bool:
 CHECKS: dict[str, Callable[[Facts, str], bool]] = {
     check.__name__: check
     for check in (
-        user, capabilities, no_new_privileges, seccomp, read_only_root, writable_folders, tmp, mounts, devices, memory,
-        processors, processes, open_files_and_core_dumps, logs, own_namespaces, own_processes_only,
+        user, capabilities, no_new_privileges, no_setuid_program, seccomp, read_only_root, writable_folders, tmp, mounts,
+        devices, memory, processors, processes, open_files_and_core_dumps, logs, own_namespaces, own_processes_only,
         the_service_is_the_first_process, nothing_of_the_machine, networks, no_resolver_without_a_way_out,
     )
 }  # fmt: skip

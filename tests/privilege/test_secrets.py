@@ -54,8 +54,9 @@ def texts(site: LeastSite, container: Container) -> Iterator[str]:
     yield json.dumps(container.attrs)
     yield json.dumps(api.history(container.attrs["Image"])) + json.dumps(api.inspect_image(container.attrs["Image"]))
     yield container.logs().decode()
-    environment: Any = container.exec_run(["cat", "/proc/self/environ"]).output
-    yield environment.decode()
+    environment: Any = container.exec_run(["python3", "-c", "print(open('/proc/self/environ').read())"])
+    assert environment.exit_code == 0
+    yield environment.output.decode()
     yield json.dumps(api.volumes()["Volumes"])
 
 
