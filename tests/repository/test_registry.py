@@ -344,6 +344,29 @@ def test_a_push_goes_on_with_what_the_registry_has_kept(monkeypatch: pytest.Monk
     assert ranges == [None, "0-999", "1000-1999", None, "1400-2399", None]
 
 
+def test_a_push_begins_anew_if_the_registry_has_given_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK_BYTES", 1000)
+    kept, seen = bytearray(), list[str]()
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
+        if request.command == "HEAD":
+            return reply(request, 404)
+        seen.append(request.command)
+        if len(seen) in (3, 4):  # the second chunk, and what has become of it
+            return reply(request, 404)
+        kept.extend(body)
+        if request.command == "POST":
+            kept.clear()
+        return reply(request, 201 if request.command == "PUT" else 202, Location="upload")
+
+    content = bytes(range(250)) * 10
+    with server(answer) as host, Registry(host) as repo:
+        assert repo.push_blob("plant", sha256(content), len(content), content)
+    assert bytes(kept) == content
+    assert seen == ["POST", "PATCH", "PATCH", "GET", "POST", "PATCH", "PATCH", "PUT"]
+
+
 def test_a_push_through_a_dead_link_ends(registry: ImageRegistry, unique: str) -> None:
     with (
         proxy(registry.port, up=1 << 20) as between,
