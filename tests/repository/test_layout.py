@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from containers.files import locked_folder
 from containers.repository import artifact
 from containers.repository.base import MANIFEST_BYTES_MAX, Repository, sha256
 from containers.repository.errors import BrokenLayout, DiskFull, NotFound, TooLarge, WrongDigest
@@ -106,6 +107,17 @@ def test_a_first_push_that_breaks_off_goes_on(tmp_path: Path) -> None:
     Folder(tmp_path).push_blob("plant", sha256(b"blob"), 4, b"blob")
     assert Folder(tmp_path).has_blob("plant", sha256(b"blob"))
     assert Folder(tmp_path).tags("plant") == []
+
+
+def test_a_push_waits_for_another(tmp_path: Path) -> None:
+    Folder(tmp_path).push_blob("plant", sha256(b"blob"), 4, b"blob")
+    with ThreadPoolExecutor() as pool:
+        with locked_folder(tmp_path):
+            push = pool.submit(_push, tmp_path, 1)
+            with pytest.raises(TimeoutError):
+                push.result(0.2)
+            assert not (tmp_path / "index.json").exists()
+        push.result(10)
 
 
 def _push(folder: Path, number: int) -> None:

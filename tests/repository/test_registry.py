@@ -195,6 +195,28 @@ def test_credentials_go_to_nobody_else() -> None:
     assert seen == [None]
 
 
+def test_credentials_do_not_follow_an_upload_elsewhere() -> None:
+    seen: list[str | None] = []
+
+    def other(request: BaseHTTPRequestHandler) -> None:
+        seen.append(request.headers.get("Authorization"))
+        request.rfile.read(int(request.headers.get("Content-Length", 0)))
+        reply(request, 201)
+
+    with server(other) as elsewhere:
+
+        def answer(request: BaseHTTPRequestHandler) -> None:
+            if request.headers.get("Authorization") != BED.header:
+                return reply(request, 401, WWW_Authenticate='Basic realm="bed"')
+            if request.command == "HEAD":
+                return reply(request, 404)
+            return reply(request, 202, Location=f"http://{elsewhere}/upload")
+
+        with server(answer) as host, Registry(host, credentials=BED) as repo:
+            assert repo.push_blob("plant", sha256(b"blob"), 4, b"blob")
+    assert seen == [None]
+
+
 # whom we believe
 
 
@@ -342,6 +364,29 @@ def test_a_push_goes_on_with_what_the_registry_has_kept(monkeypatch: pytest.Monk
         assert repo.push_blob("plant", sha256(content), len(content), content)
     assert bytes(kept) == content
     assert ranges == [None, "0-999", "1000-1999", None, "1400-2399", None]
+
+
+def test_a_push_begins_anew_if_the_registry_has_given_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK_BYTES", 1000)
+    kept, seen = bytearray(), list[str]()
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
+        if request.command == "HEAD":
+            return reply(request, 404)
+        seen.append(request.command)
+        if len(seen) in (3, 4):  # the second chunk, and what has become of it
+            return reply(request, 404)
+        kept.extend(body)
+        if request.command == "POST":
+            kept.clear()
+        return reply(request, 201 if request.command == "PUT" else 202, Location="upload")
+
+    content = bytes(range(250)) * 10
+    with server(answer) as host, Registry(host) as repo:
+        assert repo.push_blob("plant", sha256(content), len(content), content)
+    assert bytes(kept) == content
+    assert seen == ["POST", "PATCH", "PATCH", "GET", "POST", "PATCH", "PATCH", "PUT"]
 
 
 def test_a_push_through_a_dead_link_ends(registry: ImageRegistry, unique: str) -> None:

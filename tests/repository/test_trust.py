@@ -323,6 +323,28 @@ def test_one_copy_suffices_and_heals_the_other(site: Site) -> None:
         assert site.trusted.damaged == []
 
 
+@pytest.mark.parametrize("newer", COPIES)
+def test_the_newer_copy_counts(site: Site, newer: str) -> None:
+    site.verify(say(5))
+    before = (site.folder / newer).read_bytes()
+    site.verify(say(6))
+    (older,) = set(COPIES) - {newer}
+    (site.folder / older).write_bytes(before)  # as after a power cut between the two
+    with pytest.raises(errors.Replayed, match="version 6 was seen before"):
+        site.verify(say(5))
+
+
+def test_a_changed_digit_is_damage(site: Site) -> None:
+    site.verify(say(5))
+    path = site.folder / COPIES[0]
+    path.write_bytes(
+        path.read_bytes().replace(b'"version":5', b'"version":1').replace(b'"generation":2', b'"generation":9')
+    )
+    assert site.trusted.damaged == ["state.a.json is damaged"]
+    with pytest.raises(errors.Replayed):
+        site.verify(say(4))
+
+
 @pytest.mark.parametrize(
     ("content", "said"), [(b"", "state.a.json is damaged"), (None, "state.a.json: No such file or directory")]
 )
