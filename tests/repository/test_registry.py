@@ -195,6 +195,28 @@ def test_credentials_go_to_nobody_else() -> None:
     assert seen == [None]
 
 
+def test_credentials_do_not_follow_an_upload_elsewhere() -> None:
+    seen: list[str | None] = []
+
+    def other(request: BaseHTTPRequestHandler) -> None:
+        seen.append(request.headers.get("Authorization"))
+        request.rfile.read(int(request.headers.get("Content-Length", 0)))
+        reply(request, 201)
+
+    with server(other) as elsewhere:
+
+        def answer(request: BaseHTTPRequestHandler) -> None:
+            if request.headers.get("Authorization") != BED.header:
+                return reply(request, 401, WWW_Authenticate='Basic realm="bed"')
+            if request.command == "HEAD":
+                return reply(request, 404)
+            return reply(request, 202, Location=f"http://{elsewhere}/upload")
+
+        with server(answer) as host, Registry(host, credentials=BED) as repo:
+            assert repo.push_blob("plant", sha256(b"blob"), 4, b"blob")
+    assert seen == [None]
+
+
 # whom we believe
 
 
