@@ -17,6 +17,7 @@ import pytest
 from containers.embedded import EmbeddedKafka
 from tests.bed.engine import HOST_IN_CONTAINERS, Engine
 from tests.bed.mosquitto import Mosquitto
+from tests.bed.opcua import OpcuaServer
 from tests.bed.prometheus import Prometheus
 from tests.bed.registry import ImageRegistry
 from tests.bed.s3 import S3
@@ -41,6 +42,13 @@ def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
     """A Mosquitto broker: `.url`, `.stop()`, `.start()`, `.kill()`."""
     with Mosquitto(tmp_path_factory.mktemp("mosquitto")) as broker:
         yield broker
+
+
+@pytest.fixture(scope="session")
+def opcua_server() -> Iterator[OpcuaServer]:
+    """An OPC UA server without security: `.url`, `.variable(path)`, `.write(path, value)`, `.forget()`."""
+    with OpcuaServer() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -8,16 +8,18 @@ from pathlib import Path
 import aiomqtt
 import pytest
 
-from connectors import mqtt, replay, simulator
+from connectors import mqtt, opcua, replay, simulator
 from connectors.base import Context, Reader
 from connectors.mqtt import link, wire
 from connectors.mqtt.link import Account, Link
 from connectors.mqtt.reader import MqttReader
+from connectors.opcua.reader import OpcuaReader
 from connectors.replay.reader import ReplayReader
 from connectors.simulator.reader import SignalReader
 from containers.embedded import EmbeddedMqtt
 from pipelines.clock import ManualClock, SystemClock
 from tests.bed.mosquitto import Mosquitto
+from tests.bed.opcua import OpcuaServer
 from tests.connectors.conformance import Conformance, World, read_all
 from tests.connectors.schemas import Vibration
 
@@ -155,3 +157,29 @@ class TestSimulatedSignal(Conformance):
             clock.advance(3600 * count)
 
         return World(lambda: reader, offer, None, ends=False)
+
+
+class TestOpcua(Conformance):
+    """The reader has been there before: from then on the server keeps what changes."""
+
+    @pytest.fixture
+    async def world(self, opcua_server: OpcuaServer, unique: str) -> AsyncIterator[World]:
+        path = f"{unique}/a/RMS"
+        opcua_server.variable(path)
+        nodes = {Vibration.rms: f"Objects/{unique}/{{device}}/RMS"}
+        reader = OpcuaReader(
+            opcua.source(Vibration, server=opcua_server.url, nodes=nodes, every="10ms", sampling="10ms"), context()
+        )
+        await reader.connect()
+        assert await read_all(reader, 1) == [0]
+        await reader.close()
+        offered = 0
+
+        async def offer(count: int) -> None:
+            nonlocal offered
+            for _ in range(count):
+                offered += 1
+                opcua_server.write(path, float(offered))
+
+        yield World(lambda: reader, offer, None, ends=False)
+        await reader.close()
