@@ -28,6 +28,7 @@ CLOSE_S_MAX = 1.0
 CHUNK_BYTES_MAX = 65_535
 MESSAGE_BYTES_MAX = 64 * 2**20
 LIFETIME_S = 3_600.0  # of the channel's keys; renewed after three quarters
+_KINDS = (b"MSG", b"OPN", b"CLO", b"ACK", b"ERR")  # of chunks that a server sends
 log = logging.getLogger("collect")
 logging.getLogger("asyncua").setLevel(
     logging.CRITICAL + 1
@@ -63,13 +64,11 @@ class _Protocol(UASocketProtocol):
         self.lost.set()
 
     def data_received(self, data: bytes) -> None:
-        """See `asyncio.Protocol`; what is no OPC UA never ends a chunk."""
+        """See `asyncio.Protocol`; a rest that is not the beginning of a chunk would be waited for in vain."""
         super().data_received(data)
-        if (
-            self.receive_buffer is not None
-            and len(self.receive_buffer) > 2 * CHUNK_BYTES_MAX
-            and self.transport is not None
-        ):
+        rest = self.receive_buffer or b""
+        foreign = len(rest) >= 8 and (rest[:3] not in _KINDS or int.from_bytes(rest[4:8], "little") > CHUNK_BYTES_MAX)
+        if foreign and self.transport is not None:
             self.transport.abort()
 
 

@@ -120,11 +120,11 @@ class OpcuaReader:
             policy = identity.policy
             mine = [e for e in offered if (e.SecurityMode, e.SecurityPolicyUri) == (policy.Mode, policy.URI)]
             if not mine:
-                has = sorted(
-                    {f"{e.SecurityPolicyUri.rpartition('#')[2]},{e.SecurityMode.name.strip('_')}" for e in offered}
-                )
+                names = {
+                    f"{e.SecurityPolicyUri.rpartition('#')[2]},{e.SecurityMode.name}".replace("_", "") for e in offered
+                }
                 raise ConfigError(
-                    f"OPC UA server {host}:{port} has no such security= as asked for; it has {', '.join(has)}"
+                    f"OPC UA server {host}:{port} has no such security= as asked for; it has {', '.join(sorted(names))}"
                 )
             shown = first_certificate(mine[0].ServerCertificate or b"")
             if identity.expects is not None and shown != identity.expects:

@@ -6,24 +6,68 @@ import asyncio
 import logging
 import threading
 from collections.abc import Coroutine
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from asyncua import Server, ua
+from asyncua.crypto.permission_rules import User, UserRole
+from asyncua.server.user_managers import UserManager
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
 
 from containers.child import free_port
 
 T = TypeVar("T")
+USERNAME, PASSWORD = "collect", "pass word ü"
+
+
+class Users(UserManager):
+    """Everybody may look; who says a name must be `USERNAME`."""
+
+    def get_user(
+        self, iserver: Any, username: Any = None, password: Any = None, certificate: Any = None
+    ) -> User | None:
+        """See asyncua."""
+        good = username is None or (username, password) == (USERNAME, PASSWORD)
+        return User(role=UserRole.Admin) if good else None
+
+
+@dataclass(frozen=True)
+class Papers:
+    """A certificate and its key, both PEM."""
+
+    certificate: bytes
+    key: bytes
+
+
+def papers(uri: str) -> Papers:
+    """A self-signed certificate that says `uri` is who we are."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, uri)])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )  # fmt: skip
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return Papers(made.public_bytes(pem), private)
 
 
 class OpcuaServer:
     """Starts in a second or two; nodes are made as they are first written to."""
 
-    def __init__(self, port: int | None = None, *, security: Any = None) -> None:
-        self.port = port or free_port()
+    def __init__(self) -> None:
+        self.port = free_port()
         self.url = f"opc.tcp://127.0.0.1:{self.port}/plant"
-        self._security = security  # async (Server) -> None, before the start
+        self.papers = papers("urn:test:server")
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.nodes: dict[str, Any] = {}
@@ -45,12 +89,24 @@ class OpcuaServer:
         return asyncio.run_coroutine_threadsafe(what, self.loop).result(20)
 
     async def _start(self) -> None:
-        self.server = Server()
+        self.server = Server(user_manager=Users())
         await self.server.init()
         self.server.set_endpoint(self.url)
-        if self._security is not None:
-            await self._security(self.server)
+        await self.server.set_application_uri("urn:test:server")
+        policies = ua.SecurityPolicyType
+        self.server.set_security_policy([
+            policies.NoSecurity, policies.Basic256Sha256_SignAndEncrypt, policies.Aes256Sha256RsaPss_Sign,
+        ])  # fmt: skip
+        await self.server.load_certificate(self.papers.certificate, "pem")
+        await self.server.load_private_key(self.papers.key, None, "pem")
         await self.server.start()
+
+    def restart(self) -> None:
+        """Stop it, forget all sessions, and start it again on the same port with the same nodes."""
+        self.forget()
+        assert self.server.bserver is not None
+        self.do(self.server.bserver.stop())
+        self.do(self.server.bserver.start())
 
     async def _stop(self) -> None:
         await self.server.stop()
@@ -90,13 +146,21 @@ class OpcuaServer:
         """See `write`; on the server's loop."""
         node = await self.node(path)
         source: Any = time or (datetime.now(UTC) if stamped else None)
-        held = ua.Variant(value, kind) if value is not None else ua.Variant()
+        held = ua.Variant(value, kind) if status < 0x80000000 else ua.Variant()
         data = ua.DataValue(held, ua.StatusCode(ua.UInt32(status)), source, server_time)
-        await self.server.write_attribute_value(node.nodeid, data)
+        attribute = self.server.iserver.aspace._nodes[node.nodeid].attributes[ua.AttributeIds.Value]
+        attribute.value = data  # as the server's own write does, but any type will do
+        for handle, tell in list(attribute.datachange_callbacks.items()):
+            await tell(handle, data)
 
     def remove(self, path: str) -> None:
-        """Delete a node."""
-        self.do(self.server.delete_nodes([self.nodes.pop(path)]))
+        """Take a node out of its folder, where it is looked for. (asyncua cannot delete one that is monitored.)"""
+
+        async def take_out() -> None:
+            node = self.nodes.pop(path)
+            await (await node.get_parent()).delete_reference(node, ua.ObjectIds.HasComponent)
+
+        self.do(take_out())
 
     def forget(self) -> None:
         """Drop every session and subscription of clients, as a server does that has restarted inside."""

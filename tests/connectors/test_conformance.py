@@ -166,9 +166,15 @@ class TestOpcua(Conformance):
     async def world(self, opcua_server: OpcuaServer, unique: str) -> AsyncIterator[World]:
         path = f"{unique}/a/RMS"
         opcua_server.variable(path)
-        nodes = {Vibration.rms: f"Objects/{unique}/{{device}}/RMS"}
         reader = OpcuaReader(
-            opcua.source(Vibration, server=opcua_server.url, nodes=nodes, every="10ms", sampling="10ms"), context()
+            opcua.source(
+                Vibration,
+                server=opcua_server.url,
+                nodes={Vibration.rms: f"Objects/{unique}/{{device}}/RMS"},
+                every="10ms",
+                sampling="10ms",
+            ),
+            context(),
         )
         await reader.connect()
         assert await read_all(reader, 1) == [0]

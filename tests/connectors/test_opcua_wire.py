@@ -15,7 +15,7 @@ from asyncua.ua.ua_binary import struct_to_binary
 from connectors.opcua import guard, wire
 from pipelines.errors import BadData
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
+START: Any = datetime(2026, 1, 1, tzinfo=UTC)
 NS = 1_767_225_600 * 10**9
 V = ua.VariantType
 SCALARS = [
@@ -25,7 +25,7 @@ SCALARS = [
 ]  # fmt: skip
 OTHERS = [
     ua.Variant("text ü", V.String), ua.Variant(None, V.String), ua.Variant(), ua.Variant(START, V.DateTime),
-    ua.Variant(uuid.uuid4(), V.Guid), ua.Variant(b"bytes", V.ByteString), 
+    ua.Variant(uuid.uuid4(), V.Guid), ua.Variant(b"bytes", V.ByteString),
     ua.Variant(ua.NodeId.from_string("ns=2;s=x"), V.NodeId),
     ua.Variant(ua.StatusCode(ua.UInt32(0x80000000)), V.StatusCode), ua.Variant(ua.QualifiedName("q", 2), V.QualifiedName),
     ua.Variant(ua.LocalizedText("l", "en"), V.LocalizedText), ua.Variant([1.0, 2.0], V.Double),
@@ -80,7 +80,7 @@ def test_runs_of_all_layouts_are_as_the_library_reads_them() -> None:
 
 
 def _same(got: wire.Notifications, n: int, sent: ua.DataValue) -> None:
-    held = sent.Value
+    held: Any = sent.Value
     scalar = held is not None and not held.is_array and held.VariantType.value in range(1, 12)
     if scalar:
         assert (got.kinds[n], got.numbers[n]) == (held.VariantType.value, float(held.Value))
