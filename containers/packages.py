@@ -22,7 +22,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from containers import elf
+from containers import elf, prune
 from containers.fetch import cache_dir, made_once
 from pipelines.errors import ConfigError, Unavailable
 
@@ -105,7 +105,8 @@ def extras() -> frozenset[str]:
 
 @functools.cache
 def pins(python: Python, wanted: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """'name==version' of our dependencies with the wanted extras and of all that they need, sorted, as installed here.
+    """'name==version' of our dependencies with the wanted extras and of all that they need, sorted, as installed here. Of a
+    library that is cut (`containers.prune`), of what its rest needs.
 
     `ConfigError` if one is not installed here.
     """
@@ -120,7 +121,7 @@ def pins(python: Python, wanted: tuple[str, ...] = ()) -> tuple[str, ...]:
         distribution = _installed(requirement.name)
         found[name] = f"{name}=={distribution.version}"
         needs = map(Requirement, distribution.requires or ())
-        queue += [r for r in needs if _applies(r, python.markers, requirement.extras)]
+        queue += [r for r in needs if prune.needed(name, r.name) and _applies(r, python.markers, requirement.extras)]
     return tuple(sorted(found.values()))
 
 
@@ -168,7 +169,16 @@ def _project() -> dict[str, Any]:
 
 def key(names: Sequence[str]) -> str:
     """12 hex digits that change with the packages or with what is left out of them."""
-    what = (names, _FOLDERS_UNUSED, _SUFFIXES_UNUSED, _PATHS_UNUSED, _KEPT_WHOLE, _COMPILE, "short libraries")
+    what = (
+        names,
+        _FOLDERS_UNUSED,
+        _SUFFIXES_UNUSED,
+        _PATHS_UNUSED,
+        _KEPT_WHOLE,
+        _COMPILE,
+        "short libraries",
+        prune.CUTS,
+    )
     return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
 
 
@@ -181,14 +191,15 @@ def installed(names: Sequence[str], python: Python, at: str, cache: Path | None 
     """The folder that holds these packages without what is never used, compiled for the place `at` in the image; made first if
     it is not in the cache.
 
-    `ConfigError` if there is no wheel for that Python or none like it to compile with, `Unavailable` if the package index
-    cannot be reached.
+    `ConfigError` if there is no wheel for that Python or none like it to compile with, or a library cannot be cut as it must be;
+    `Unavailable` if the package index cannot be reached.
     """
     target = (cache or cache_dir() / "packages") / folder_key(names, python)
 
     def make(folder: Path) -> None:
         if names:
             _pip(names, python, folder)
+        prune.prune(folder)
         _trim(folder)
         _compile(folder, python, at)
 
