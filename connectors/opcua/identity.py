@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from connectors.opcua import OpcuaSource, Security
+from connectors.opcua import Security
 from connectors.secrets import Secret
 from pipelines.errors import ConfigError
 
@@ -30,13 +30,15 @@ class Identity:
     password: str | None
 
     @classmethod
-    def of(cls, source: OpcuaSource[Any], secrets_dir: Path) -> Identity:
-        """Read the secrets of a source; `ConfigError` if one is missing or is not what it should be."""
-        password = source.password.read(secrets_dir) if source.password else None
-        if source.security is None:
-            return cls(SecurityPolicyNone(), APPLICATION_URI, source.username, password)
-        policy, own = _policy(source.security, secrets_dir)
-        return cls(policy, _uri(own), source.username, password)
+    def of(
+        cls, security: Security | None, username: str | None, password: Secret | None, secrets_dir: Path
+    ) -> Identity:
+        """Read the secrets; `ConfigError` if one is missing or is not what it should be."""
+        said = password.read(secrets_dir) if password else None
+        if security is None:
+            return cls(SecurityPolicyNone(), APPLICATION_URI, username, said)
+        policy, own = _policy(security, secrets_dir)
+        return cls(policy, _uri(own), username, said)
 
     @property
     def expects(self) -> bytes | None:

@@ -57,7 +57,8 @@ class OpcuaReader:
 
     async def connect(self) -> None:
         """See `Reader.connect`; also `ConfigError` if a secret is missing or wrong, or the server is not the one it should be."""
-        identity = Identity.of(self._source, self._context.secrets_dir)
+        source = self._source
+        identity = Identity.of(source.security, source.username, source.password, self._context.secrets_dir)
         channel = await self._channel(identity)
         try:
             await self._attach(channel, identity)

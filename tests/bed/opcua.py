@@ -86,7 +86,7 @@ class OpcuaServer:
 
     def do(self, what: Coroutine[Any, Any, T]) -> T:
         """Run something on the server's loop, from another thread."""
-        return asyncio.run_coroutine_threadsafe(what, self.loop).result(20)
+        return asyncio.run_coroutine_threadsafe(what, self.loop).result(120)  # a busy machine starts it slowly
 
     async def _start(self) -> None:
         self.server = Server(user_manager=Users())
