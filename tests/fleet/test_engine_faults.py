@@ -114,7 +114,9 @@ def test_an_engine_that_is_killed_in_mid_deploy_has_the_old_or_the_new_version_a
     assert "cannot be reached" in err or "no Docker engine answers" in err
     plant.engine.resume()
     wait_until(lambda: plant.run("status")[0] == 0, 30, "the engine to answer")
-    running = [c for c in plant.engine.client.containers.list() if c.name.startswith("sitestream-plant-9-process-")]
+    running = [
+        c for c in plant.engine.client.containers.list() if str(c.name).startswith("sitestream-plant-9-process-")
+    ]
     assert len(running) <= 1
     code, _, err = plant.run("deploy")
     assert code == 0, err
