@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ BATCH = 500  # nodes in one request, if the server does not say less
 OBJECTS, VARIABLES = 1, 2  # bits of node classes
 _LIMITS = {"reads": 11705, "browses": 11710, "items": 11714}  # Server.ServerCapabilities.OperationLimits.MaxNodesPer…
 T = TypeVar("T")
+log = logging.getLogger("collect")
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,14 @@ class Finder:
                 found += await self._walk(column.name, None, column.path)
             for device, path in column.nodes:
                 found += await self._walk(column.name, device, path)
-        return _unique(found)
+        unique = list({(f.device, f.column): f for f in reversed(found)}.values())[::-1]
+        if twice := set(found) - set(unique):
+            example = min(twice, key=lambda f: f.path)
+            log.warning(
+                "OPC UA server %s: %d nodes are left out, such as %s: device %s has another for %s; name levels instead of *",
+                self._channel.where, len(twice), example.path, example.device, example.column,
+            )  # fmt: skip
+        return unique
 
     async def _walk(self, column: str, device: str | None, path: NodePath) -> list[Found]:
         if path.node_id is not None:
@@ -179,8 +188,3 @@ class Finder:
             )
         for node, below in zip(new, await children(self._channel, new, self._limits, OBJECTS | VARIABLES), strict=True):
             self._known[node] = below
-
-
-def _unique(found: Iterable[Found]) -> list[Found]:
-    """One node for each column of a device: the first."""
-    return list({(f.device, f.column): f for f in reversed(list(found))}.values())[::-1]

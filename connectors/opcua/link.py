@@ -77,7 +77,7 @@ class Link:
         self._answers: asyncio.Queue[asyncio.Future[Bytes]] = asyncio.Queue()
         self._held: list[wire.Notifications] = []
         self._heard_s, self._heard = clock.monotonic_s(), False
-        self._error: NotConnected | None = None
+        self._error: Exception | None = None
         self._listener: asyncio.Task[None] | None = None
 
     def listen(self) -> None:
@@ -184,6 +184,7 @@ class Link:
             listener.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await listener
+        self._let_go()  # it was acknowledged
         await self._channel.close()
 
     async def _listen(self) -> None:
@@ -195,8 +196,10 @@ class Link:
                 answer = await self._answers.get()
                 self._heard_s, self._heard = self._clock.monotonic_s(), True
                 await self._answered(answer)
-        except (NotConnected, BadData) as e:
-            self._break(e if isinstance(e, NotConnected) else NotConnected(f"OPC UA server {self._channel.where}: {e}"))
+        except BadData as e:
+            self._break(NotConnected(f"OPC UA server {self._channel.where}: {e}"))
+        except Exception as e:  # a bug is the collector's to tell
+            self._break(e)
 
     async def _answered(self, answer: asyncio.Future[Bytes]) -> None:
         try:
@@ -281,10 +284,14 @@ class Link:
         mine.acknowledge.append(message.sequence)
         self._held.append(message.data)
         if not message.more:  # what was sampled together stays together
-            held, self._held = self._held, []
+            self._let_go()
+
+    def _let_go(self) -> None:
+        held, self._held = self._held, []
+        if held:
             self._events.values(wire.Notifications.joined(held) if len(held) > 1 else held[0])
 
-    def _break(self, error: NotConnected) -> None:
+    def _break(self, error: Exception) -> None:
         self._error = self._error or error
         self._events.woken()
 

@@ -165,6 +165,8 @@ class OpcuaReader:
                 await self._look(where)
             except SitestreamError as e:
                 log.warning("%s: nodes could not be looked for: %s", self._source.stream, e)
+            except Exception:  # a bug; values come all the same
+                log.exception("%s: nodes could not be looked for", self._source.stream)
 
     async def _look(self, where: Link) -> None:
         """Find nodes; have new ones monitored and those that are gone no longer."""

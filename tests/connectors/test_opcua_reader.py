@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
@@ -290,6 +291,73 @@ async def test_requests_are_as_large_as_the_server_takes(
         await got.until(lambda rows: len(rows) == 7)
         assert sorted(values(got.rows)) == list(range(7))
         assert proxy.requests.count("CreateMonitoredItems") == 4
+
+
+async def test_two_nodes_for_a_column_of_a_device(
+    opcua_server: OpcuaServer, unique: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for hall in ("north", "south"):
+        opcua_server.variable(f"{unique}/{hall}/a/RMS", 1.0)
+    nodes: Nodes = {Vibration.rms: f"Objects/{unique}/*/{{device}}/RMS"}
+    async with reading(opcua_server.url, Vibration, nodes) as (_, got):
+        await got.until(lambda rows: values(rows) == [1])
+    assert f"1 nodes are left out, such as Objects/{unique}/south/a/RMS: device a has another for rms" in caplog.text
+
+
+async def test_what_takes_several_messages_is_one_cycle(
+    opcua_server: OpcuaServer, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncua sends all at once, so here it only says that there is more. What waits for that is kept if the line breaks."""
+    opcua_server.variable(f"{unique}/a/RMS", 1.0)
+    decode = wire.published
+    more = True
+    monkeypatch.setattr(wire, "published", lambda body: replace(decode(body), more=more))
+    async with reading(opcua_server.url, Vibration, rms(unique)) as (reader, got):
+        for value in (2.0, 3.0):
+            await asyncio.to_thread(opcua_server.write, f"{unique}/a/RMS", value)
+            await asyncio.sleep(0.1)
+            await got.more()
+        assert got.rows == []
+        await reader.close()
+        more = False
+        await reader.connect()
+        await asyncio.to_thread(opcua_server.write, f"{unique}/a/RMS", 4.0)
+        await got.until(lambda rows: values(rows) == [1, 2, 3, 4])
+
+
+async def test_a_bug_is_told_and_closing_still_works(
+    opcua_server: OpcuaServer, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opcua_server.variable(f"{unique}/a/RMS", 1.0)
+    async with reading(opcua_server.url, Vibration, rms(unique)) as (reader, got):
+        await got.until(lambda rows: values(rows) == [1])
+        monkeypatch.setattr(reader._joiner, "join", lambda *_: 1 / 0)
+        await asyncio.to_thread(opcua_server.write, f"{unique}/a/RMS", 2.0)
+        with pytest.raises(ZeroDivisionError):
+            await got.until(lambda rows: False)
+
+
+@pytest.mark.parametrize("options", [{}, {"security": "Basic256Sha256,SignAndEncrypt"}])
+async def test_keys_are_renewed_while_values_come(
+    opcua_server: OpcuaServer, unique: str, monkeypatch: pytest.MonkeyPatch, secrets: Path, options: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("connectors.opcua.channel.LIFETIME_S", 1.2)
+    opcua_server.variable(f"{unique}/a/RMS")
+    reader = reader_of(
+        source(opcua_server.url, Vibration, rms(unique), **options, **(FILES if options else {})), secrets
+    )
+    await reader.connect()
+    assert reader._link is not None
+    tokens = set()
+    got = Got(reader, Vibration)
+    for n in range(1, 21):
+        await asyncio.to_thread(opcua_server.write, f"{unique}/a/RMS", float(n))
+        await got.until(lambda rows, n=n: values(rows)[-1:] == [n])  # type: ignore[misc]
+        await asyncio.sleep(0.1)
+        tokens.add(reader._link._channel._protocol._connection.security_token.TokenId)
+    assert len(tokens) > 1
+    assert values(got.rows) == list(range(21))
+    await reader.close()
 
 
 # when things break
