@@ -148,8 +148,8 @@ def source(
     `speed`: how fast the devices' clocks run; for recordings. `silence`: the longest that a healthy fleet says nothing; after it
     the watermark goes on with the clock, so that windows close. Give at least the interval at which devices publish if each
     message carries old readings. `devices`: if given, any other key is refused.
-    `conditions`: what is reported of the readings (`connectors.conditions`). `stale`: a device that says nothing for so long while
-    the link is up is marked as stale.
+    `conditions`: what is reported of the readings (`connectors.conditions`). `stale`: a device that says nothing for so long
+    while the link is up is marked as stale.
     `stream`: last part of the Kafka topic's name; by default the schema's name, kebab-case.
     Types are strict: a float column takes any JSON number, an int column takes 3 but not 3.0, a bool column true and false.
     """
