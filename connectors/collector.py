@@ -1,17 +1,24 @@
-"""Collects one source: read, cut into a frame for each partition, hand to Kafka, and only then acknowledge to the devices."""
+"""Collects one source: read, select, cut into a frame for each partition, hand to Kafka, and only then acknowledge to devices.
+
+A reading that a condition holds back is acknowledged when it is passed on or given up for a newer one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from connectors.backoff import Backoff
 from connectors.base import EndOfInput, Read, Readable, Reader
+from connectors.intake import Intake
 from connectors.outlet import Outlet, Record
 from connectors.progress import Progress
 from pipelines import metrics, topics
@@ -26,6 +33,8 @@ from pipelines.wire import FrameInfo, encode
 
 KEYS_CACHED_MAX = 100_000
 ROWS_MAX = 4_096
+UNACKED_ROWS_MAX = 4_096  # that wait for a reading that is held back; beyond, the oldest are acknowledged nevertheless
+UNACKED_READS_MAX = 1_000
 STABLE_S = 10.0  # a link that breaks before is no success: two who throw each other out do so ever more slowly
 log = logging.getLogger("collect")
 
@@ -36,13 +45,16 @@ class Partitioner:
     def __init__(self, partitions: int) -> None:
         self.partitions = partitions
         self.known: dict[str, int] = {}
+        self._recent: tuple[pa.StringArray, npt.NDArray[np.int32]] | None = None  # names and the partition of each
 
     def split(self, batch: Batch) -> Iterator[tuple[int, Batch]]:
         """The rows of each partition that has any, in their order."""
-        if len(self.known) > KEYS_CACHED_MAX:
-            self.known.clear()
-        of_name = np.array([self._of(name) for name in batch.names.to_pylist()], dtype=np.int32)
-        of_row = of_name[batch.codes]
+        if self._recent is None or self._recent[0] is not batch.names:
+            if len(self.known) > KEYS_CACHED_MAX:
+                self.known.clear()
+            of_name = np.array([self._of(name) for name in batch.names.to_pylist()], dtype=np.int32)
+            self._recent = batch.names, of_name
+        of_row = self._recent[1][batch.codes]
         for partition in np.unique(of_row).tolist():
             yield partition, batch.take(of_row == partition)
 
@@ -59,6 +71,15 @@ class Limits:
     rows_max: int = ROWS_MAX
     linger_s: float = 0.05
     heartbeat_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Unacked:
+    """A read of which something is held back."""
+
+    read: int
+    rows: int
+    ack: Callable[[], Awaitable[None]]
 
 
 class Framer:
@@ -108,9 +129,10 @@ class Collector:
     ) -> None:
         self._reader, self._outlet, self._framer, self._clock, self._limits = reader, outlet, framer, clock, limits
         self._progress = Progress(source.speed, duration_s(source.silence))
-        self._empty = Batch.of_keys(
-            [], np.empty(0, np.int64), {f.qualified: np.empty(0, f.dtype) for f in source.schema.measured().fields}
-        )
+        self._promised = TIME_MIN  # our newest watermark
+        self._intake = Intake(source, site)
+        self._reads = 0
+        self._unacked: deque[_Unacked] = deque()
         self.stream = source.stream
         self.connected = self.ended = False
         self._up_since_s = 0.0
@@ -132,7 +154,6 @@ class Collector:
                 self._link(up=True)
                 await self._pump(stop)
             except EndOfInput:
-                self._progress.ended()
                 self.ended = await self._finish()
             except Unavailable as e:
                 self._failed("not_connected" if isinstance(e, NotConnected) else "unavailable", e)
@@ -145,6 +166,7 @@ class Collector:
                 if self.connected and self._clock.monotonic_s() - self._up_since_s > STABLE_S:
                     backoff.reset()
                 self._link(up=False)
+                await self._settle()
                 await self._reader.close()
             if not self.ended:
                 await backoff.wait(stop)
@@ -165,16 +187,62 @@ class Collector:
                 self._progress.saw(int(got.batch.time.max()), now_s)
             else:
                 self._progress.silent(now_s)
-            records = self._framer.frames(got.batch, self._progress.watermark, now_s)
-            records += [self._framer.dead(letter) for letter in got.rejects]
+            self._reads += 1
+            batch = self._intake.take(
+                got.batch,
+                self._reads,
+                watermark=self._progress.watermark,
+                now_s=now_s,
+                now_ns=self._clock.now_ns(),
+            )
+            letters = [self._framer.dead(letter) for letter in got.rejects]
+            await self._send(self._framer.frames(batch, self._watermark(), now_s) + letters)
+            self._count(got)
+            self._unacked.append(_Unacked(self._reads, len(got.batch) + len(got.rejects), got.ack))
+            await self._acknowledge()
+
+    def _watermark(self) -> int:
+        """How far the source has come, but for what is held back."""
+        self._promised = max(self._promised, min(self._progress.watermark, self._intake.oldest_held))
+        return self._promised
+
+    async def _send(self, records: list[Record]) -> None:
+        try:
             if records:
                 await self._outlet.send(records)
-                self._count(got)
-            await got.ack()
+        except BaseException:  # the devices' side will deliver again what Kafka has not: it must not seem reported
+            self._intake.forget()
+            self._unacked.clear()
+            raise
+
+    async def _acknowledge(self) -> None:
+        """What was read before the oldest reading that is held back."""
+        waiting = sum(u.rows for u in self._unacked)
+        while self._unacked:
+            full = waiting > UNACKED_ROWS_MAX or len(self._unacked) > UNACKED_READS_MAX
+            if self._unacked[0].read >= self._intake.oldest_read and not full:
+                return
+            first = self._unacked.popleft()
+            waiting -= first.rows
+            await first.ack()
+
+    async def _settle(self) -> bool:
+        """Pass on and acknowledge what is held back, because the link or the process ends; whether Kafka has it."""
+        try:
+            for batch in self._intake.release():
+                await self._send(self._framer.frames(batch, self._watermark(), self._clock.monotonic_s()))
+            await self._acknowledge()
+        except Exception as e:  # it is not acknowledged, so it will come again
+            self._failed("unavailable" if isinstance(e, Unavailable) else "bug", e)
+            return False
+        return True
 
     async def _finish(self) -> bool:
+        if not await self._settle():
+            return False
+        self._progress.ended()
         try:
-            await self._outlet.send(self._framer.last(self._empty, self._progress.watermark))
+            await self._send(self._framer.last(self._intake.empty, self._progress.watermark))
         except Unavailable as e:
             self._failed("unavailable", e)
             return False
@@ -186,6 +254,7 @@ class Collector:
             log.info("%s: connected", self.stream)
             self._up_since_s = self._clock.monotonic_s()
             self._progress.link_up(self._up_since_s)
+            self._intake.link_up(self._up_since_s)
         self.connected = up
         metrics.source_connected.labels(**self._metrics).set(up)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,3 +55,15 @@ class Batch:
         return replace(
             self, codes=self.codes[rows], time=self.time[rows], columns={n: c[rows] for n, c in self.columns.items()}
         )
+
+
+def rounds(codes: Array) -> Iterator[Array]:
+    """Indices of the first row of each key, then of the second of those that have one, and so on, each in order."""
+    if len(codes) and np.bincount(codes).max() == 1:
+        yield np.arange(len(codes))
+        return
+    order = np.argsort(codes, kind="stable")
+    first = np.flatnonzero(np.r_[True, np.diff(codes[order]) != 0][: len(order)])
+    rank = np.arange(len(order)) - np.repeat(first, np.diff(np.r_[first, len(order)]))
+    by_rank = order[np.argsort(rank, kind="stable")]
+    yield from np.split(by_rank, np.cumsum(np.bincount(rank))[:-1]) if len(order) else ()

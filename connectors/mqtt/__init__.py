@@ -8,18 +8,19 @@ must keep what it is owed: Mosquitto needs `persistence true` and `max_queued_me
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Generic, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from connectors.base import TimeUnit
+from connectors.conditions import Condition, check
+from connectors.options import durations
 from connectors.secrets import Secret
-from pipelines.errors import ConfigError, PlanError
+from pipelines.errors import PlanError
 from pipelines.schema import Schema
 from pipelines.topics import named_after
-from pipelines.units import duration_ns
 
 S = TypeVar("S", bound=Schema)
 PORTS = {"mqtt": 1883, "mqtts": 8883}
@@ -93,6 +94,8 @@ class MqttSource(Generic[S]):
     username: str | None
     password: Secret | None
     ca: Secret | None
+    conditions: tuple[Condition, ...] = ()
+    stale: str | None = None
 
     @cached_property
     def address(self) -> SplitResult:
@@ -130,6 +133,8 @@ def source(
     username: str | None = None,
     password: Secret | None = None,
     ca: Secret | None = None,
+    conditions: Sequence[Condition] = (),
+    stale: str | None = None,
 ) -> MqttSource[S]:
     """Readings of `schema` from an MQTT broker.
 
@@ -143,6 +148,8 @@ def source(
     `speed`: how fast the devices' clocks run; for recordings. `silence`: the longest that a healthy fleet says nothing; after it
     the watermark goes on with the clock, so that windows close. Give at least the interval at which devices publish if each
     message carries old readings. `devices`: if given, any other key is refused.
+    `conditions`: what is reported of the readings (`connectors.conditions`). `stale`: a device that says nothing for so long
+    while the link is up is marked as stale.
     `stream`: last part of the Kafka topic's name; by default the schema's name, kebab-case.
     Types are strict: a float column takes any JSON number, an int column takes 3 but not 3.0, a bool column true and false.
     """
@@ -158,14 +165,11 @@ def source(
         raise PlanError(
             f"mqtt speed={speed}, time_unit={time_unit!r}: speed is at least 0; time_unit is iso, s, ms, us or ns"
         )
-    for option, text in (("future_max", future_max), ("silence", silence)):
-        try:
-            duration_ns(text)
-        except ConfigError as e:
-            raise PlanError(f"mqtt {option}: {e}") from e
+    durations("mqtt", future_max=future_max, silence=silence, stale=stale)
     name = stream or named_after(schema.__name__)
     made = MqttSource(
-        schema, name, broker, topic, key, time, time_unit, speed, future_max, silence, frozenset(devices), username, password, ca
+        schema, name, broker, topic, key, time, time_unit, speed, future_max, silence, frozenset(devices), username, password, ca,
+        conditions=check("mqtt", schema, conditions), stale=stale,
     )  # fmt: skip
     _ = made.pattern  # a wrong topic is found where it is written
     return made

@@ -5,13 +5,17 @@ python -m connectors.simulator --help
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from connectors.conditions import Condition, check
 from connectors.options import durations
+from connectors.simulator.faults import Fault
+from connectors.simulator.faults import check as check_faults
+from connectors.simulator.signal import Signal
 from pipelines.errors import ConfigError, PlanError
+from pipelines.expr import Expr
 from pipelines.schema import Schema
 from pipelines.topics import named_after
 from pipelines.units import duration_ns
@@ -32,6 +36,8 @@ class SignalSource(Generic[S]):
     speed: float
     seed: int
     ticks: int | None
+    signals: tuple[tuple[str, Signal], ...] = ()  # by bare name of the column
+    faults: tuple[Fault, ...] = ()
     silence: str = "2s"
     conditions: tuple[Condition, ...] = ()
     stale: str | None = None
@@ -50,13 +56,18 @@ def source(
     seed: int = 0,
     ticks: int | None = None,
     stream: str | None = None,
+    signals: Mapping[Expr[Any], Signal] | None = None,
+    faults: Sequence[Fault] = (),
     conditions: Sequence[Condition] = (),
     stale: str | None = None,
 ) -> SignalSource[S]:
-    """Waves with noise in every column of `schema`, from `devices` devices called 'device-1' …, each `every` so often.
+    """Signals in every column of `schema`, from `devices` devices called 'device-1' …, each `every` so often.
 
     Time begins now and runs at `speed`; it ends after `ticks` readings of each device, if given. The same `seed` gives the same
-    values.
+    values and the same faults.
+    `signals`: how columns move, `{Press.force: signal.cycle(level=40, swing=35, period="20s")}`; others are waves with noise, of
+    60 readings. `faults`: what goes wrong, `[faults.spike(Press.force, size=500), faults.gap(lasts="5m", backfill=True)]`.
+    `conditions`: what is reported of the readings. `stale`: a device that says nothing for so long is marked as stale.
     """
     try:
         wrong = devices < 1 or speed <= 0 or duration_ns(every) < 1
@@ -67,4 +78,11 @@ def source(
     name = stream or named_after(schema.__name__)
     durations("simulator", stale=stale)
     asked = check("simulator", schema, conditions)
-    return SignalSource(schema, name, devices, every, speed, seed, ticks, conditions=asked, stale=stale)
+    columns = {f.qualified: f.name for f in schema.sent().fields}
+    if unknown := {e.qualified for e in signals or ()} - columns.keys():
+        raise PlanError(
+            f"simulator signals={{{', '.join(sorted(unknown))}: …}}: devices of {schema.__name__} send {', '.join(columns)}"
+        )
+    moves = tuple((columns[e.qualified], signal) for e, signal in (signals or {}).items())
+    wrongs = check_faults(schema, faults)
+    return SignalSource(schema, name, devices, every, speed, seed, ticks, moves, wrongs, conditions=asked, stale=stale)

@@ -8,11 +8,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from connectors.base import Context, EndOfInput, Read
+from connectors.base import Context, EndOfInput, Read, quality_column
 from connectors.simulator import SignalSource
-from connectors.simulator.signal import as_dtype, wave
+from connectors.simulator.faults import Devices, Fault, Ticks
+from connectors.simulator.signal import LEVEL, as_dtype, wave
 from pipelines.batch import Batch
 from pipelines.errors import NotConnected
+from pipelines.expr import Array
+from pipelines.quality import BAD, GOOD
+from pipelines.schema import Field
 from pipelines.units import duration_ns
 
 
@@ -62,7 +66,57 @@ class SignalReader:
     def _batch(self, first: int, until: int) -> Batch:
         tick = np.repeat(np.arange(first, until, dtype=np.int64), self._source.devices)
         device = np.tile(np.arange(self._source.devices, dtype=np.int32), until - first)
-        values = {
-            f.qualified: as_dtype(wave(f.name, device, tick, self._source.seed), f.dtype) for f in self._row.fields
-        }
-        return Batch(self._names, device, self._start_ns + tick * self._every_ns, values)
+        for fault in self._faults("gap", "backfill"):
+            device, tick = self._away(fault, device, tick)
+        time = self._start_ns + tick * self._every_ns
+        for fault in self._faults("skew"):
+            wrong, _ = fault.hits(device, np.zeros_like(tick), self._every_ns, self._source.seed)
+            time = time + np.where(wrong, int(fault.size * 1e9), 0)
+        values = {f.qualified: self._values(f, device, tick) for f in self._row.fields}
+        for fault in self._faults("dropout"):
+            bad, _ = fault.hits(device, tick, self._every_ns, self._source.seed)
+            values[quality_column(self._source.schema)] = np.where(bad, np.int8(BAD), np.int8(GOOD))
+        return Batch(self._names, device, time, values)
+
+    def _faults(self, *kinds: str) -> list[Fault]:
+        return [f for f in self._source.faults if f.kind in kinds]
+
+    def _away(self, fault: Fault, device: Devices, tick: Ticks) -> tuple[Devices, Ticks]:
+        """The readings that come: without those of devices that are away, and with what they had kept once they are back."""
+        every_ns, seed, length = self._every_ns, self._source.seed, fault.ticks(self._every_ns)
+        away, _ = fault.hits(device, tick, every_ns, seed)
+        come = ~away
+        if fault.kind == "gap":
+            return device[come], tick[come]
+        before, _ = fault.hits(device, tick - length, every_ns, seed)
+        back = np.flatnonzero((tick % length == 0) & (tick > 0) & before)
+        when = np.concatenate([tick[come], np.repeat(tick[back], length)])
+        kept = np.repeat(tick[back] - length, length) + np.tile(np.arange(length), len(back))
+        tick, device = (
+            np.concatenate([tick[come], kept]),
+            np.concatenate([device[come], np.repeat(device[back], length)]),
+        )
+        order = np.lexsort((tick, device, when))
+        return device[order], tick[order]
+
+    def _values(self, field: Field, device: Devices, tick: Ticks) -> Array:
+        faults = [f for f in self._source.faults if f.column == field.qualified]
+        at = tick
+        for fault in (f for f in faults if f.kind == "stuck"):
+            hit, start = fault.hits(device, tick, self._every_ns, self._source.seed)
+            at = np.where(hit, start, tick)
+        values, level = self._signal(field.name, device, at)
+        for fault in (f for f in faults if f.kind != "stuck"):
+            hit, start = fault.hits(device, tick, self._every_ns, self._source.seed)
+            if fault.kind == "drift":
+                off = fault.size * (tick - start) / fault.ticks(self._every_ns)
+            else:
+                off = np.where((tick + device) % 2, fault.size, -fault.size)
+            values = values + np.where(hit, off, 0.0)
+        return as_dtype(values, field.dtype, level)
+
+    def _signal(self, name: str, device: Devices, tick: Ticks) -> tuple[Array, float]:
+        signal = dict(self._source.signals).get(name)
+        if signal is None:
+            return wave(name, device, tick, self._source.seed), LEVEL
+        return signal.values(name, device, tick, self._every_ns, self._source.seed), signal.level

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from pipelines.batch import Batch
+from pipelines.batch import Batch, rounds
 from pipelines.expr import Array, Expr
 from pipelines.operators.flow import Env, Flow, Late
 from pipelines.operators.ordered import Ordered
 from pipelines.shapes import ChangesSpec, ScanSpec
 from pipelines.state import Cells, State
-
-
-def rounds(codes: Array) -> Iterator[Array]:
-    """Indices of the first row of each key, then of the second of those that have one, and so on, each in order."""
-    order = np.argsort(codes, kind="stable")
-    first = np.flatnonzero(np.r_[True, np.diff(codes[order]) != 0][: len(order)])
-    rank = np.arange(len(order)) - np.repeat(first, np.diff(np.r_[first, len(order)]))
-    by_rank = order[np.argsort(rank, kind="stable")]
-    yield from np.split(by_rank, np.cumsum(np.bincount(rank))[:-1]) if len(order) else ()
 
 
 def values_of(columns: tuple[Expr[Any], ...], batch: Batch) -> list[Array]:

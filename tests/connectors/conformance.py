@@ -147,6 +147,25 @@ class Conformance:
         await nothing(reader, world)
         await reader.close()
 
+    async def test_a_device_that_talks_nonsense_does_not_stop_the_others(self, world: World) -> None:
+        if world.offer_bad is None:
+            return
+        for _ in range(5):
+            await world.offer_bad()
+            await world.offer(2)
+        reader = world.reader()
+        await reader.connect()
+        values: list[float] = []
+        letters = 0
+        deadline = monotonic() + 5
+        while len(values) + letters < 15 and monotonic() < deadline:
+            got = await reader.read(rows_max=4, linger_s=LINGER_S)
+            values += values_of(got)
+            letters += len(got.rejects)
+            await got.ack()
+        assert (values, letters) == ([float(i) for i in range(1, 11)], 5)
+        await reader.close()
+
     async def test_reading_before_connecting(self, world: World) -> None:
         with pytest.raises(NotConnected, match=r"connected|open"):
             await world.reader().read(rows_max=1, linger_s=LINGER_S)

@@ -16,10 +16,12 @@ from connectors.backoff import BACKOFF_S_MAX, BACKOFF_S_MIN, Backoff
 from connectors.base import EndOfInput, Read
 from connectors.collector import KEYS_CACHED_MAX, Collector, Framer, Limits, Partitioner
 from connectors.outlet import Outlet, Record
+from connectors.simulator import SignalSource
 from pipelines.batch import TIME_MAX, TIME_MIN, Batch
 from pipelines.clock import ManualClock
 from pipelines.dead import DeadLetter
 from pipelines.errors import ConfigError, NotConnected, Unavailable
+from pipelines.schema import Row
 from pipelines.wire import FrameInfo, decode
 from tests.connectors.schemas import Vibration
 
@@ -37,8 +39,8 @@ def info(record: Record) -> FrameInfo:
     return FrameInfo.of(record.headers)
 
 
-def framer() -> Framer:
-    return Framer("plant", "vibration", "1", ROW, PARTITIONS, heartbeat_s=1)
+def framer(row: Row = ROW) -> Framer:
+    return Framer("plant", "vibration", "1", row, PARTITIONS, heartbeat_s=1)
 
 
 def test_devices_are_partitioned_as_kafka_does() -> None:
@@ -153,13 +155,14 @@ class Kafka(Outlet):
 
 
 class World:
-    def __init__(self, *steps: Any, speed: float = 1.0) -> None:
+    def __init__(self, *steps: Any, speed: float = 1.0, source: SignalSource[Any] | None = None) -> None:
         self.clock, self.stop = ManualClock(10**18), asyncio.Event()
         self.log: list[str] = []
         reader = Script(self.clock, list(steps), self.stop, self.log)
         self.kafka = Kafka(self.stop, self.log)
-        source = simulator.source(Vibration, speed=speed)
-        self.collector = Collector(source, reader, self.kafka, framer(), "plant", self.clock, Limits())
+        source = source or simulator.source(Vibration, speed=speed)
+        cut = framer(source.schema.measured())
+        self.collector = Collector(source, reader, self.kafka, cut, "plant", self.clock, Limits())
 
     async def run(self) -> None:
         async with asyncio.timeout(5):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import aiomqtt
 import pytest
@@ -15,9 +17,11 @@ from connectors.mqtt.link import Account, Link
 from connectors.mqtt.reader import MqttReader
 from connectors.opcua.reader import OpcuaReader
 from connectors.replay.reader import ReplayReader
+from connectors.replay.watch import FolderReader
 from connectors.simulator.reader import SignalReader
 from containers.embedded import EmbeddedMqtt
 from pipelines.clock import ManualClock, SystemClock
+from pipelines.expr import Expr
 from tests.bed.mosquitto import Mosquitto
 from tests.bed.opcua import OpcuaServer
 from tests.connectors.conformance import Conformance, World, read_all
@@ -95,10 +99,11 @@ async def test_a_broker_that_does_not_understand_mqtt_5(tmp_path: Path, monkeypa
         await worlds.aclose()
 
 
-def file_world(folder: Path, write: Callable[[Path, list[str]], None], ending: str) -> World:
-    """Each offer is one more file."""
+def file_world(folder: Path, write: Callable[[Path, list[str]], None], ending: str, *, watch: bool = False) -> World:
+    """Each offer is one more file, of a recording or of a folder that is watched."""
     source = replay.source(Vibration, str(folder / f"*{ending}"), speed=0)
-    reader = ReplayReader(source, context())
+    watched = replay.folder(Vibration, str(folder), every="1ms", settle="0s")
+    reader = FolderReader(watched, context()) if watch else ReplayReader(source, context())
     offered = files = 0
 
     def next_file() -> Path:
@@ -108,7 +113,9 @@ def file_world(folder: Path, write: Callable[[Path, list[str]], None], ending: s
 
     async def offer(count: int) -> None:
         nonlocal offered
-        write(next_file(), [str(offered + i + 1) for i in range(count)])
+        path = next_file()
+        write(path.with_suffix(".part"), [str(offered + i + 1) for i in range(count)])
+        path.with_suffix(".part").rename(path)
         offered += count
 
     async def offer_bad() -> str:
@@ -116,7 +123,7 @@ def file_world(folder: Path, write: Callable[[Path, list[str]], None], ending: s
         write(path, ["x"])
         return f"{path}:{2 if ending == '.csv' else 1}"
 
-    return World(lambda: reader, offer, offer_bad, ends=True)
+    return World(lambda: reader, offer, offer_bad, ends=not watch)
 
 
 def write_csv(path: Path, values: list[str]) -> None:
@@ -127,6 +134,27 @@ class TestReplayOfCsv(Conformance):
     @pytest.fixture
     def world(self, tmp_path: Path) -> World:
         return file_world(tmp_path, write_csv, ".csv")
+
+
+class TestFolder(Conformance):
+    """Files that come one by one."""
+
+    @pytest.fixture
+    def world(self, tmp_path: Path) -> World:
+        return file_world(tmp_path, write_csv, ".csv", watch=True)
+
+
+class TestReplayOfJsonl(Conformance):
+    @pytest.fixture
+    def world(self, tmp_path: Path) -> World:
+        def write(path: Path, values: list[str]) -> None:
+            lines = [
+                f'{{"time": "2026-01-01T00:00:00Z", "device": "a", "rms": {v if v.isdigit() else f"{v!r}"}}}\n'
+                for v in values
+            ]
+            path.write_text("".join(lines))
+
+        return file_world(tmp_path, write, ".jsonl")
 
 
 class TestReplayOfParquet(Conformance):
@@ -164,28 +192,30 @@ class TestOpcua(Conformance):
 
     @pytest.fixture
     async def world(self, opcua_server: OpcuaServer, unique: str) -> AsyncIterator[World]:
-        path = f"{unique}/a/RMS"
-        opcua_server.variable(path)
+        good, bad = f"{unique}/a/RMS", f"{unique}/b/RMS"
+        for path in (good, bad):
+            opcua_server.variable(path)
+        nodes: dict[Expr[Any], str | Mapping[str, str]] = {Vibration.rms: f"Objects/{unique}/{{device}}/RMS"}
         reader = OpcuaReader(
-            opcua.source(
-                Vibration,
-                server=opcua_server.url,
-                nodes={Vibration.rms: f"Objects/{unique}/{{device}}/RMS"},
-                every="10ms",
-                sampling="10ms",
-            ),
-            context(),
+            opcua.source(Vibration, server=opcua_server.url, nodes=nodes, every="10ms", sampling="10ms"), context()
         )
         await reader.connect()
-        assert await read_all(reader, 1) == [0]
+        assert await read_all(reader, 2) == [0, 0]
         await reader.close()
-        offered = 0
+        offered = letters = 0
 
         async def offer(count: int) -> None:
             nonlocal offered
             for _ in range(count):
                 offered += 1
-                opcua_server.write(path, float(offered))
+                opcua_server.write(good, float(offered))
 
-        yield World(lambda: reader, offer, None, ends=False)
+        async def offer_bad() -> str:
+            """A reading of a device whose clock was never set."""
+            nonlocal letters
+            letters += 1
+            opcua_server.write(bad, -float(letters), datetime(1970, 1, 2, tzinfo=UTC))
+            return f"Objects/{bad}"
+
+        yield World(lambda: reader, offer, offer_bad, ends=False)
         await reader.close()
