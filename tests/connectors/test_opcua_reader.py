@@ -10,11 +10,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
-from asyncua import ua
+from asyncua import Client, ua
 
 from connectors import opcua
 from connectors.base import QUALITY, Context, quality_column
@@ -23,7 +23,7 @@ from connectors.opcua.reader import OpcuaReader
 from connectors.secrets import secret
 from pipelines import Arrival, Col, Key, Quality, Schema, metrics
 from pipelines.clock import SystemClock
-from pipelines.errors import ConfigError, NotConnected
+from pipelines.errors import ConfigError, LimitExceeded, NotConnected
 from pipelines.expr import Expr
 from pipelines.quality import BAD, GOOD, UNCERTAIN
 from tests.bed.opcua import PASSWORD, USERNAME, OpcuaServer, Papers, papers
@@ -545,6 +545,63 @@ async def test_nothing_that_changes_the_server_can_be_sent(opcua_server: OpcuaSe
         await asyncio.to_thread(opcua_server.write, f"{unique}/a/RMS", 2.0)
         await got.until(lambda rows: values(rows) == [1, 2])
         assert set(proxy.requests) <= LOOKS
+
+
+async def test_the_recorder_would_have_seen_it(opcua_server: OpcuaServer, unique: str) -> None:
+    """What writes by nature, on the same line."""
+    node = opcua_server.variable(f"{unique}/a/RMS", 1.0)
+    async with Proxy(opcua_server.port) as proxy, Client(proxy.url) as client:
+        await client.get_node(node.nodeid).write_value(2.0)
+        assert "Write" in proxy.requests
+        assert not set(proxy.requests) <= LOOKS
+
+
+class Paged:
+    """A server that tells of references one by one; asyncua's knows no continuation."""
+
+    where = "nowhere"
+
+    def __init__(self, names: dict[int, list[str]]) -> None:
+        self._names, self.calls = names, 0
+
+    async def call(self, request: Any, response: Any) -> Any:
+        self.calls += 1
+        if isinstance(request, ua.BrowseRequest):
+            left = [self._names[d.NodeId.Identifier] for d in request.Parameters.NodesToBrowse]
+            return ua.BrowseResponse(Results=[self._result(names) for names in left])
+        points = request.Parameters.ContinuationPoints
+        results = [self._result(point.decode().split(",")) for point in points]
+        return ua.BrowseNextResponse(Parameters=ua.BrowseNextResult(Results=results))
+
+    @staticmethod
+    def _result(names: list[str]) -> ua.BrowseResult:
+        first, rest = names[:1], names[1:]
+        references = [
+            ua.ReferenceDescription(
+                NodeId=ua.ExpandedNodeId(n, 2), BrowseName=ua.QualifiedName(n, 2), NodeClass=ua.NodeClass.Variable
+            )
+            for n in first
+        ]
+        return ua.BrowseResult(ContinuationPoint=",".join(rest).encode() or None, References=references)
+
+
+async def test_what_does_not_fit_into_one_answer_is_asked_for() -> None:
+    server = Paged({1: ["a", "b", "c"], 2: [], 3: ["d"]})
+    nodes = [ua.NodeId(ua.Int32(n)) for n in (1, 2, 3)]
+    found = await browse.children(cast(Any, server), nodes, browse.Limits(), browse.VARIABLES)
+    assert [[child.name for child in children] for children in found] == [["a", "b", "c"], [], ["d"]]
+    assert found[0][2].node == ua.NodeId("c", 2)
+    assert server.calls == 3
+
+
+async def test_a_path_that_leads_everywhere_is_refused(
+    monkeypatch: pytest.MonkeyPatch, opcua_server: OpcuaServer
+) -> None:
+    monkeypatch.setattr(browse, "NODES_MAX", 5)
+    reader = reader_of(source(opcua_server.url, Vibration, {Vibration.rms: "Objects/*/*/{device}"}))
+    with pytest.raises(LimitExceeded, match="lead through more than 5 nodes: write names for"):
+        await reader.connect()
+    await reader.close()
 
 
 # who we are
