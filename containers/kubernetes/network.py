@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from connectors import opcua
 from connectors.control import destination
 from connectors.mqtt import PORTS
 from containers.desired import Desired, readable
@@ -23,7 +24,7 @@ from pipelines.plan import Plan
 
 API = "networking.k8s.io/v1"
 DNS_PORT = 53
-DEFAULT_PORTS = {**PORTS, "http": 80, "https": 443}
+DEFAULT_PORTS = {**PORTS, "http": 80, "https": 443, "opc.tcp": opcua.PORT}
 NAMESPACE = "kubernetes.io/metadata.name"
 DNS_PODS = {
     "namespaceSelector": {"matchLabels": {NAMESPACE: "kube-system"}},
@@ -76,8 +77,8 @@ def _devices(d: Desired, plan: Plan) -> Iterator[Endpoint]:
         yield _endpoint(destination(plan, d.settings.options.get("mqtt"))[0])
         return
     for source in readable(plan).values():
-        if broker := getattr(source, "broker", None):
-            yield _endpoint(broker)
+        if url := getattr(source, "broker", None) or getattr(source, "server", None):
+            yield _endpoint(url)
 
 
 def _store(d: Desired, plan: Plan) -> Iterator[Endpoint]:

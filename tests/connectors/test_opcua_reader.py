@@ -578,7 +578,7 @@ class Paged:
         first, rest = names[:1], names[1:]
         references = [
             ua.ReferenceDescription(
-                NodeId=ua.ExpandedNodeId(n, 2), BrowseName=ua.QualifiedName(n, 2), NodeClass=ua.NodeClass.Variable
+                NodeId=ua.ExpandedNodeId(ua.String(n), ua.Int16(2)), BrowseName=ua.QualifiedName(n, 2), NodeClass=ua.NodeClass.Variable
             )
             for n in first
         ]
@@ -590,7 +590,7 @@ async def test_what_does_not_fit_into_one_answer_is_asked_for() -> None:
     nodes = [ua.NodeId(ua.Int32(n)) for n in (1, 2, 3)]
     found = await browse.children(cast(Any, server), nodes, browse.Limits(), browse.VARIABLES)
     assert [[child.name for child in children] for children in found] == [["a", "b", "c"], [], ["d"]]
-    assert found[0][2].node == ua.NodeId("c", 2)
+    assert found[0][2].node == ua.NodeId(ua.String("c"), ua.Int16(2))
     assert server.calls == 3
 
 

@@ -114,6 +114,26 @@ def test_tls_has_its_own_port_and_the_sites_option_overrides_where_commands_go(t
     assert _ways(found["control"]) == {(9092, "any"), (1883, "10.9.9.9/32")}
 
 
+def test_an_opcua_server_is_reached_by_who_collects(tmp_path: Path) -> None:
+    more = """
+from connectors import opcua, topic
+
+
+class Tag(Schema):
+    device = Key[str]()
+    x = Col[float]()
+
+
+for host in ("edge", "10.2.2.2:4841"):
+    name = "tag" + host[:2]
+    described = opcua.source(Tag, server=f"opc.tcp://{host}/plant", nodes={Tag.x: "Objects/{device}/X"}, stream=name)
+    tiny.read(described).where(Tag.x > 0).to(topic.results(), name=f"{name}-rows")
+"""
+    found = _policies(tmp_path, more=more)
+    assert _ways(found["collect"]) >= {(4840, "10.0.0.9/32"), (4841, "10.2.2.2/32")}
+    assert not _ways(found["process"]) & {(4840, "10.0.0.9/32"), (4841, "10.2.2.2/32")}
+
+
 def test_an_address_that_is_none_is_named_with_its_cure(tmp_path: Path) -> None:
     text = SITE + "[services.upload.options]\ns3_endpoint = 's3.plant:9000'"
     with pytest.raises(ConfigError, match=r"'s3.plant:9000' is not an address: write one such as 'https://host:9000'"):
