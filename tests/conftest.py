@@ -57,7 +57,7 @@ def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
 
 @pytest.fixture(scope="session")
 def opcua_server() -> Iterator[OpcuaServer]:
-    """An OPC UA server without security: `.url`, `.variable(path)`, `.write(path, value)`, `.forget()`."""
+    """An OPC UA server, with and without security: `.url`, `.variable(path)`, `.write(path, value)`, `.forget()`."""
     with OpcuaServer() as server:
         yield server
 

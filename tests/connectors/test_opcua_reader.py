@@ -578,7 +578,9 @@ class Paged:
         first, rest = names[:1], names[1:]
         references = [
             ua.ReferenceDescription(
-                NodeId=ua.ExpandedNodeId(ua.String(n), ua.Int16(2)), BrowseName=ua.QualifiedName(n, 2), NodeClass=ua.NodeClass.Variable
+                NodeId=ua.ExpandedNodeId(ua.String(n), ua.Int16(2)),
+                BrowseName=ua.QualifiedName(n, 2),
+                NodeClass=ua.NodeClass.Variable,
             )
             for n in first
         ]
