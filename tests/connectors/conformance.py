@@ -8,8 +8,9 @@ from time import monotonic
 
 import pytest
 
-from connectors.base import EndOfInput, Read, Reader
+from connectors.base import QUALITY, EndOfInput, Read, Reader
 from pipelines.errors import NotConnected
+from pipelines.expr import Array
 
 LINGER_S = 0.05
 
@@ -24,6 +25,12 @@ class World:
     ends: bool  # whether it ends after what was offered
 
 
+def measured(got: Read) -> Array:
+    """The values, without their quality."""
+    (column,) = (c for name, c in got.batch.columns.items() if name != QUALITY)
+    return column
+
+
 async def read_all(reader: Reader, count: int, *, ack: bool = True) -> list[float]:
     """Values of the next `count` readings, in order; more than that is an error."""
     values: list[float] = []
@@ -31,7 +38,7 @@ async def read_all(reader: Reader, count: int, *, ack: bool = True) -> list[floa
     while len(values) < count and monotonic() < deadline:
         got = await reader.read(rows_max=1_000, linger_s=LINGER_S)
         assert not got.rejects
-        (column,) = got.batch.columns.values()
+        column = measured(got)
         values += column.tolist()
         if ack:
             await got.ack()
@@ -57,7 +64,7 @@ class Conformance:
         reader = world.reader()
         await reader.connect()
         got = await reader.read(rows_max=1_000, linger_s=1)
-        (column,) = got.batch.columns.values()
+        column = measured(got)
         assert len(got.batch) == len(got.batch.time) == len(got.batch.codes) == len(column)
         assert (got.batch.time > 0).all()
         assert all(got.batch.keys)
@@ -127,7 +134,7 @@ class Conformance:
         reads: list[Read] = []
         while sum(len(r.batch) + len(r.rejects) for r in reads) < 3:
             reads.append(await reader.read(rows_max=1_000, linger_s=LINGER_S))
-        values = [v for r in reads for c in r.batch.columns.values() for v in c.tolist()]
+        values = [v for r in reads for v in measured(r).tolist()]
         (letter,) = (letter for r in reads for letter in r.rejects)
         assert values == [1, 2]
         assert letter.origin == origin
@@ -155,7 +162,7 @@ class Conformance:
         deadline = monotonic() + 5
         while len(values) + letters < 15 and monotonic() < deadline:
             got = await reader.read(rows_max=4, linger_s=LINGER_S)
-            values += [v for c in got.batch.columns.values() for v in c.tolist()]
+            values += measured(got).tolist()
             letters += len(got.rejects)
             await got.ack()
         assert (values, letters) == ([float(i) for i in range(1, 11)], 5)
