@@ -8,8 +8,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from connectors.modbus import wire
 from connectors.modbus.address import Address
@@ -42,7 +44,7 @@ class Timing:
     jitter: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """What all devices of a source have in common: the items of each poll, its timing, and which one makes the rows."""
 
@@ -53,6 +55,13 @@ class Plan:
     fastest: int
     gap_max: int
     count: Callable[[str], None]  # an error, by its reason
+
+    @cached_property
+    def age_s_max(self) -> npt.NDArray[np.float64]:
+        """How long the value of each item lasts: two intervals of its poll. Those of the rows' own poll are always new."""
+        lasts = [np.inf if n == self.fastest else 2 * t.every for n, t in enumerate(self.timings)]
+        of_item = {i.number: last for items, last in zip(self.polls, lasts, strict=True) for i in items}
+        return np.array([of_item[number] for number in range(len(self.names))])
 
     @property
     def words(self) -> int:
@@ -68,10 +77,9 @@ class Device:
         self._plan = plan
         self._merged = [merge(items, gap_max=plan.gap_max) for items in plan.polls]
         self._blocks: list[list[Block]] = [list(blocks) for blocks in self._merged]
-        self._numbers = [np.array([i.number for i in items]) for items in plan.polls]
         self._words: Words = np.zeros(plan.words, np.uint16)
         self._there = np.zeros(len(plan.names), bool)
-        self._read_s = np.full(len(plan.polls), -np.inf)
+        self._read_s = np.full(len(plan.names), -np.inf)  # by item
         self._again_s = np.inf  # when what was refused is asked for again
         self._told: set[str] = set()
         self._silent = 0
@@ -84,10 +92,10 @@ class Device:
             self._blocks, self._again_s = [list(blocks) for blocks in self._merged], np.inf
         return list(self._blocks[poll])
 
-    def got(self, block: Block, answer: Words) -> None:
+    def got(self, block: Block, answer: Words, now_s: float) -> None:
         """An answer came."""
         block.put(answer, self._words)
-        self._there[block.numbers] = True
+        self._there[block.numbers], self._read_s[block.numbers] = True, now_s
 
     def failed(self, poll: int, block: Block, reason: str) -> None:
         """A request failed, and the next may not. Values that are asked for less often last until they are too old."""
@@ -116,9 +124,8 @@ class Device:
                 self._plan.stream, self.name, item.register.text(), column, error,
             )  # fmt: skip
 
-    def read(self, poll: int, now_s: float) -> None:
+    def heard(self) -> None:
         """A poll is done, and the device was there."""
-        self._read_s[poll] = now_s
         self._silent, self.away_s = 0, 0.0
         if self._failing:
             log.info("%s: %s answers again", self._plan.stream, self.name)
@@ -137,10 +144,7 @@ class Device:
 
     def row(self, time: int, now_s: float) -> Sample:
         """All that is known of it, as one row."""
-        there = self._there.copy()
-        for numbers, read_s, timing in zip(self._numbers, self._read_s, self._plan.timings, strict=True):
-            if now_s - read_s > 2 * timing.every:
-                there[numbers] = False
+        there = self._there & (now_s - self._read_s <= self._plan.age_s_max)
         return Sample(self.number, time, self._words.copy(), there)
 
     def nothing(self, time: int) -> Sample:

@@ -116,7 +116,7 @@ class Line:
             if rows:
                 self._give(device.nothing((begin_ns + self._clock.now_ns()) // 2))
             return
-        device.read(turn.poll, self._clock.monotonic_s())
+        device.heard()
         if rows:
             self._give(device.row((begin_ns + self._clock.now_ns()) // 2, self._clock.monotonic_s()))
 
@@ -130,7 +130,7 @@ class Line:
             self._unanswered = 0
             self._backoff.reset()
             try:
-                device.got(block, wire.answer(block.function, block.count, pdu))
+                device.got(block, wire.answer(block.function, block.count, pdu), self._clock.monotonic_s())
             except wire.Malformed:
                 device.failed(turn.poll, block, "malformed")
             except wire.Refused as e:

@@ -68,6 +68,8 @@ class ModbusReader:
         """See `Reader.connect`. One connection is enough; the others go on trying."""
         self._again.extendleft(s for read in reversed(self._unacked.values()) for s in reversed(read))
         self._unacked.clear()
+        for line in self._lines:
+            line.error = None
         self._tasks = [asyncio.create_task(line.run()) for line in self._lines]
         try:
             async with asyncio.timeout(FIRST_S_MAX):

@@ -146,7 +146,7 @@ def _large(numbers: Array, scale: int, offset: int) -> bool:
 def _decimals(raw: Words) -> tuple[Array, Mask]:
     """Binary coded decimals; wrong where a digit is more than 9."""
     shifts = np.array([12, 8, 4, 0], np.uint16)
-    digits = (raw[..., None] >> shifts & np.uint16(15)).reshape(*raw.shape[:2], -1).astype(np.int64)
+    digits = (raw[..., None] >> shifts & np.uint16(15)).reshape(*raw.shape[:2], 4 * raw.shape[2]).astype(np.int64)
     powers = 10 ** np.arange(digits.shape[2])[::-1]
     wrong: Mask = np.any(digits > 9, axis=2)
     return digits @ powers, wrong
@@ -165,4 +165,4 @@ def _texts(wire: Array) -> tuple[Array, Mask]:
         except UnicodeDecodeError:
             texts.append("")
             wrong.append(True)
-    return np.array(texts, np.dtypes.StringDType())[which], np.array(wrong)[which]
+    return np.array(texts, np.dtypes.StringDType())[which], np.array(wrong, bool)[which]

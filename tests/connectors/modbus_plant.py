@@ -83,7 +83,7 @@ async def wired(*units: Unit) -> AsyncIterator[str]:
 
     loop.add_reader(theirs, carry, theirs, ours)
     loop.add_reader(ours, carry, ours, theirs)
-    server = ModbusSerialServer([u.device() for u in units], port=os.ttyname(theirs_tty), parity="E", baudrate=19200)
+    server = ModbusSerialServer([u.device() for u in units], port=os.ttyname(theirs_tty), parity="N", baudrate=19200)
     await server.serve_forever(background=True)
     try:
         yield os.ttyname(ours_tty)
