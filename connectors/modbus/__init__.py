@@ -52,6 +52,11 @@ class ModbusSource(Generic[S]):
         every = [duration_ns(p.every) for p in self.polls]
         return every.index(min(every))
 
+    @property
+    def ports(self) -> tuple[str, ...]:
+        """The serial ports that it needs."""
+        return tuple(dict.fromkeys(a.endpoint.path for _, a in self.devices if a.endpoint.path))
+
     def describe(self) -> dict[str, str]:
         """See `Source.describe`."""
         about = {"modbus": ", ".join(f"{name}={a.endpoint} unit {a.unit}" for name, a in self.devices)}
