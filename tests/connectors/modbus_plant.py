@@ -39,8 +39,7 @@ class Unit:
             values: Any = [self.bits.get(a, False) for a in range(last + 1)]
             return [SimData(0, values=values, datatype=DataType.BITS)]
 
-        about = ModbusDeviceIdentification(info_name={"VendorName": "Acme", "ProductCode": f"P{self.number}"})
-        return SimDevice(self.number, (bits(), bits(), words(), words()), identity=about, action=self._asked)
+        return SimDevice(self.number, (bits(), bits(), words(), words()), action=self._asked)
 
     async def _asked(
         self, function: int, start: int, address: int, count: int, now: list[int], new: object
@@ -58,7 +57,8 @@ class Unit:
 @asynccontextmanager
 async def served(*units: Unit, framer: FramerType = FramerType.SOCKET) -> AsyncIterator[int]:
     """The units behind one port of this machine; gives the port."""
-    server = ModbusTcpServer([u.device() for u in units], framer=framer, address=("127.0.0.1", 0))
+    about = ModbusDeviceIdentification(info_name={"VendorName": "Acme", "ProductCode": "P1"})
+    server = ModbusTcpServer([u.device() for u in units], framer=framer, identity=about, address=("127.0.0.1", 0))
     await server.serve_forever(background=True)
     try:
         assert isinstance(server.transport, asyncio.Server)

@@ -1,0 +1,20 @@
+"""`pipeline devices`: what hangs on the network of a site, and pipeline files to begin with."""
+
+from __future__ import annotations
+
+import click
+
+from containers import discover_modbus
+
+
+@click.group("devices")
+def group() -> None:
+    """Devices and the servers in front of them."""
+
+
+@group.group()
+def discover() -> None:
+    """Look at what is there, and write a pipeline file to begin with."""
+
+
+discover.add_command(discover_modbus.command)
