@@ -344,6 +344,49 @@ async def test_polls_that_are_late_are_left_out_and_counted() -> None:
     assert metrics.collect_missed.labels("s", "slow")._value.get() >= 3 * 6
 
 
+async def test_polling_goes_on_while_nobody_reads() -> None:
+    """As while Kafka is away: nothing is lost, and what came first is given first."""
+    device = Unit(1, {0: 0})
+
+    async def count(u: Unit, function: int, address: int, n: int) -> None:
+        u.words[0] += 1
+
+    device.act = count
+    async with served(device) as port:
+        source = modbus.source(
+            Level, devices={"t": f"modbus://127.0.0.1:{port}"}, every="20ms", stream="away",
+            registers={Level.level: holding(0), Level.total: holding(0)},
+        )  # fmt: skip
+        async with reading(source) as reader:
+            await asyncio.sleep(0.5)
+            here = device.words[0]
+            found = as_rows(await reader.read(rows_max=1000, linger_s=0))
+            assert len(found) >= here - 1 >= 8
+            assert [r["level"] for r in found] == list(range(1, len(found) + 1))
+
+
+async def test_without_a_quality_column_a_row_that_lacks_a_value_is_bad() -> None:
+    class Two(Schema):
+        device = Key[str]()
+        a = Col[float]()
+        b = Col[float]()
+
+    device = Unit(1, {0: 5})
+
+    async def busy(u: Unit, function: int, address: int, count: int) -> int | None:
+        return 6 if function == 4 else None
+
+    device.act = busy
+    async with served(device) as port:
+        source = modbus.source(
+            Two, devices={"t": f"modbus://127.0.0.1:{port}"}, every="50ms", stream="two",
+            registers={Two.a: holding(0), Two.b: input_register(0)},
+        )  # fmt: skip
+        async with reading(source) as reader:
+            found = await rows(reader, lambda r: len(r) >= 2)
+    assert {(r["a"], r[QUALITY]) for r in found} == {(5, BAD)}
+
+
 async def garbage(data: bytes, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
