@@ -50,13 +50,20 @@ async def _serve(devices: int) -> None:
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     asked = 0
-    while head := await reader.read(12):
+    while head := await _request(reader):
         transaction, _, _, unit, function, start, count = struct.unpack(">HHHBBHH", head)
         asked += 1
         words = np.arange(start, start + count, dtype=">u2")
         words[0] = asked % 65_536
         pdu = bytes([function, 2 * count]) + words.tobytes()
         writer.write(struct.pack(">HHHB", transaction, 0, len(pdu) + 1, unit) + pdu)
+
+
+async def _request(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.readexactly(12)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return b""
 
 
 async def _collect(ports: list[str], seconds: int) -> None:
