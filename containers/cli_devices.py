@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from containers import discover_opcua
+from containers import discover_modbus, discover_opcua
 
 
 @click.group("devices")
@@ -18,3 +18,4 @@ def discover() -> None:
 
 
 discover.add_command(discover_opcua.command)
+discover.add_command(discover_modbus.command)

@@ -33,6 +33,7 @@ from containers.profiles import (
     SECRETS_FOLDER,
     SETTINGS_FILE,
     UID,
+    Devices,
     Limits,
     Mount,
     Profile,
@@ -69,6 +70,7 @@ class Desired:
     hosts: Mapping[str, str]  # name -> IP address or `gateway`
     mounts: tuple[Mount, ...]  # besides the configuration
     limits: Limits
+    devices: Devices
     pipeline: str  # name and fingerprint of the plan
     parts: Mapping[str, str]
     state: Mapping[str, Version]  # of each stateful step, if the service has any
@@ -143,6 +145,7 @@ class Desired:
             mounts=mounts,
             limits=self.limits,
             labels=labels,
+            devices=self.devices,
         )
         return CreateContainer(self.container_name(revision), config, self.networks[1:])
 
@@ -198,6 +201,13 @@ def check_given(site: SiteFile, plan: Plan) -> None:
         raise ConfigError(
             f"{site.path}: the pipeline writes Parquet tables and there is no `store`: add store = 's3://bucket/folder'"
         )
+    for stream, source in readable(plan).items():
+        for path in getattr(source, "ports", ()):
+            if path not in site.site.services.collect.devices:
+                raise ConfigError(
+                    f"{site.path}: the stream {stream} is read from the serial port {path}, and collect may not use it: add "
+                    f'under [services.collect] a line such as  devices = ["{path}"]'
+                )
     for profile in work_for(plan):
         given = getattr(site.site.services, profile.service).secrets
         for secret, whose in _secrets_needed(site, plan, profile.service).items():
@@ -243,8 +253,9 @@ def _desired(
     networks = tuple(network(site, n) for n in profile.networks)
     mounts = tuple(_mounts(site, profile, plan))
     limits = Limits(size_bytes(own.memory or profile.memory), own.cpus or profile.cpus)
+    devices = Devices(own.devices, own.device_group)
     frame = container_config(
-        service, "", networks=networks, hosts=site.site.hosts, mounts=mounts, limits=limits, labels={}
+        service, "", networks=networks, hosts=site.site.hosts, mounts=mounts, limits=limits, labels={}, devices=devices
     )
     parts = {
         "base image": base.id,
@@ -273,6 +284,7 @@ def _desired(
         site.site.hosts,
         mounts,
         limits,
+        devices,
         pipeline,
         parts,
         state,

@@ -99,6 +99,14 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True)
+class Devices:
+    """Device files that a container may read and write, and the group to which they belong on the site's machine."""
+
+    paths: tuple[str, ...] = ()
+    group: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """What a container may use at most."""
 
@@ -115,6 +123,7 @@ def container_config(
     mounts: Sequence[Mount],
     limits: Limits,
     labels: Mapping[str, str],
+    devices: Devices = Devices(),
 ) -> dict[str, Any]:
     """Body of `POST /containers/create` for a service. `networks` are names of networks, the first is joined at creation."""
     return {
@@ -155,6 +164,7 @@ def container_config(
             "ExtraHosts": [f"{name}:{address}" for name, address in sorted(hosts.items())],
             "NetworkMode": networks[0],
             "Mounts": [_mount(m) for m in mounts],
+            **_devices(devices),
         },
         "NetworkingConfig": {"EndpointsConfig": {networks[0]: {"Aliases": [service]}}},
     }
@@ -163,6 +173,16 @@ def container_config(
 def _leads_out(networks: Sequence[str]) -> bool:
     """Whether a network, as `names.network` calls ours, is none of those without a way out; nobody knows of others."""
     return not all(n.startswith(f"{PREFIX}-") and INTERNAL.get(n.rpartition("-")[2], False) for n in networks)
+
+
+def _devices(devices: Devices) -> dict[str, Any]:
+    """Nothing if there are none. No device may be made: the permission `m` is not among them."""
+    if not devices.paths:
+        return {}
+    return {
+        "Devices": [{"PathOnHost": p, "PathInContainer": p, "CgroupPermissions": "rw"} for p in devices.paths],
+        "GroupAdd": [str(devices.group)],
+    }
 
 
 def _limit(name: str, at_most: int) -> dict[str, Any]:

@@ -24,6 +24,9 @@ from pipelines.units import duration_s, size_bytes
 EXAMPLE = Path(__file__).parent / "site.example.toml"
 PARTITIONS_MAX = 256
 GATEWAY = "gateway"  # in [hosts]: the site's own machine, as the container sees it
+DIALOUT = 20  # the group of serial ports on Debian and those that follow it
+GROUP_MAX = 65_534
+_DEVICE = re.compile(r"/dev/[A-Za-z0-9._:/-]{1,200}")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _BROKER = re.compile(r"[A-Za-z0-9_.-]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
@@ -40,6 +43,8 @@ class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     cpus: float = 0.0
     log_level: str = "INFO"
     options: dict[str, str] = {}
+    devices: tuple[str, ...] = ()  # serial ports of the site's machine, for collect
+    device_group: int = DIALOUT  # number of the group that may use them there
     secrets: dict[str, str] = {}  # name -> 'file:PATH' or 'env:NAME'
 
 
@@ -188,6 +193,15 @@ def _service_checks(service: str, own: ServiceSettings) -> Iterator[tuple[str, C
             f"services.{service}.log_level = {own.log_level!r}: write {', '.join(_LOG_LEVELS)}",
         ),
     )
+    yield "devices", lambda: _devices(service, own.devices)
+    yield (
+        "device_group",
+        lambda: _require(
+            1 <= own.device_group <= GROUP_MAX,
+            f"services.{service}.device_group = {own.device_group}: write the number of the group that owns the ports there, "
+            f"such as {DIALOUT} for dialout; not 0, which is root's",
+        ),
+    )
     for name, value in own.options.items():
         yield f"options.{name}", lambda name=name, value=value: _option(service, name, value)  # type: ignore[misc]  # bound per turn
     for name, value in own.secrets.items():
@@ -241,6 +255,19 @@ def _host(name: str, address: str) -> None:
         raise ConfigError(
             f"hosts.{name} = {address!r}: write an IP address, or {GATEWAY!r} for the site's own machine"
         ) from e
+
+
+def _devices(service: str, paths: tuple[str, ...]) -> None:
+    _require(
+        not paths or service == "collect",
+        f"services.{service}.devices: only collect uses serial ports: leave it out here",
+    )
+    for path in paths:
+        _require(
+            _DEVICE.fullmatch(path) is not None and ".." not in path,
+            f"services.{service}.devices: {path!r} is not a serial port: write a path such as '/dev/ttyUSB0', "
+            "or better one below '/dev/serial/by-id', which stays the same",
+        )
 
 
 def _option(service: str, name: str, value: str) -> None:

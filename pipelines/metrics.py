@@ -26,6 +26,11 @@ collect_suppressed = Counter(
 collect_dropped = Counter(
     _P + "collect_dropped_rows_total", "Readings lost because a buffer was full.", ["site", "stream", "reason"]
 )
+collect_missed = Counter(
+    _P + "collect_missed_polls_total",
+    "Polls of devices that were left out, because the connection was still busy with those before.",
+    ["site", "stream"],
+)
 collect_stale = Gauge(
     _P + "collect_stale_devices", "Devices silent for longer than `stale` while the link is up.", ["site", "stream"]
 )

@@ -52,6 +52,11 @@ def _problems(site: SiteFile, plan: Plan, namespace: str, images: str) -> Iterat
                 f"{site.path}: networks.{role} = {name!r} is a network of Docker: leave it out; pods go where the cluster's "
                 "nodes can, as far as the network policies allow"
             )
+    if site.site.services.collect.devices:
+        yield (
+            f"{site.path}: services.collect.devices: a pod gets no serial port without being privileged: read it through a "
+            "gateway ('modbus+rtu://…'), or run that site on Docker"
+        )
     for stream, source in readable(plan).items():
         if isinstance(source, ReplaySource | FolderSource):
             files = source.path if isinstance(source, ReplaySource) else source.folder

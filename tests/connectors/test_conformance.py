@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 import aiomqtt
 import pytest
 
-from connectors import mqtt, opcua, replay, simulator
+from connectors import modbus, mqtt, opcua, replay, simulator
 from connectors.base import Context, Reader
+from connectors.modbus.reader import ModbusReader
 from connectors.mqtt import link, wire
 from connectors.mqtt.link import Account, Link
 from connectors.mqtt.reader import MqttReader
@@ -25,6 +27,7 @@ from pipelines.expr import Expr
 from tests.bed.mosquitto import Mosquitto
 from tests.bed.opcua import OpcuaServer
 from tests.connectors.conformance import Conformance, World, read_all
+from tests.connectors.modbus_plant import Unit, served
 from tests.connectors.schemas import Vibration
 
 
@@ -219,3 +222,58 @@ class TestOpcua(Conformance):
 
         yield World(lambda: reader, offer, offer_bad, ends=False)
         await reader.close()
+
+
+class Ticks(ManualClock):
+    """Whoever sleeps on it wakes once for each tick."""
+
+    def __init__(self) -> None:
+        super().__init__(10**18)
+        self.ticks = asyncio.Semaphore(0)
+        self.asleep = asyncio.Event()
+
+    async def sleep(self, seconds: float) -> None:
+        if self.ticks.locked():
+            self.asleep.set()
+        await self.ticks.acquire()
+        self.advance(seconds)
+
+    def tick(self) -> None:
+        self.asleep.clear()
+        self.ticks.release()
+
+
+class Calm(ModbusReader):
+    """On close a poll that is under way is given up; here it may end, so that the suite can count."""
+
+    async def close(self) -> None:
+        if self._tasks:
+            await self._clock.asleep.wait()
+        await super().close()
+
+    def __init__(self, source: modbus.ModbusSource[Vibration], clock: Ticks) -> None:
+        super().__init__(source, context(clock))
+        self._clock = clock
+
+
+class TestModbus(Conformance):
+    """One device that counts how often it was asked. It is asked once for each reading that is offered."""
+
+    @pytest.fixture
+    async def world(self) -> AsyncIterator[World]:
+        async def count(unit: Unit, function: int, address: int, registers: int) -> None:
+            unit.words[7] += 1
+
+        unit, clock = Unit(1, {7: 0}), Ticks()
+        unit.act = count
+        async with served(unit) as port:
+            source = modbus.source(
+                Vibration, devices={"a": f"modbus://127.0.0.1:{port}"}, registers={Vibration.rms: modbus.holding(7)}
+            )
+            reader = Calm(source, clock)
+
+            async def offer(count: int) -> None:
+                for _ in range(count):
+                    clock.tick()
+
+            yield World(lambda: reader, offer, None, ends=False)

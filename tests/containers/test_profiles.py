@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from containers.profiles import INTERNAL, PROBE, PROFILES, STOP_S
+from pipelines.errors import ConfigError
 from pipelines.runtime.service import DRAIN_S_MAX
 from tests.containers.kit import SITE, wanted
 
@@ -108,3 +109,43 @@ def test_the_gateway_becomes_an_address(tmp_path: Path) -> None:
 
 def test_a_service_has_time_to_drain() -> None:
     assert STOP_S > DRAIN_S_MAX
+
+
+def test_collect_may_use_the_serial_ports_that_the_site_file_names_and_no_other(tmp_path: Path) -> None:
+    text = SITE + "[services.collect]\ndevices = ['/dev/ttyUSB0', '/dev/serial/by-id/usb-x']\ndevice_group = 986"
+    host = _created(tmp_path, "collect", text)[0]["HostConfig"]
+    assert host["Devices"] == [
+        {
+            "PathOnHost": path,
+            "PathInContainer": path,
+            "CgroupPermissions": "rw",
+        }  # without m: no other device can be made
+        for path in ("/dev/ttyUSB0", "/dev/serial/by-id/usb-x")
+    ]
+    assert host["GroupAdd"] == ["986"]
+    assert "Privileged" not in host
+    assert host["CapDrop"] == ["ALL"]
+    for service in set(PROFILES) - {"collect"}:
+        assert not {"Devices", "GroupAdd"} & set(_created(tmp_path, service, text)[0]["HostConfig"])
+
+
+def test_another_serial_port_replaces_collect_alone(tmp_path: Path) -> None:
+    before = wanted(tmp_path, SITE)
+    after = wanted(tmp_path, SITE + "[services.collect]\ndevices = ['/dev/ttyUSB0']")
+    other = wanted(tmp_path, SITE + "[services.collect]\ndevices = ['/dev/ttyUSB0']\ndevice_group = 5")
+    assert [s for s in before if before[s].fingerprint != after[s].fingerprint] == ["collect"]
+    assert [s for s in before if after[s].fingerprint != other[s].fingerprint] == ["collect"]
+
+
+def test_a_serial_port_that_the_pipeline_needs_must_be_in_the_site_file(tmp_path: Path) -> None:
+    more = (
+        "from connectors import modbus\n"
+        "class Meter(Schema):\n    device = Key[str]()\n    power = Col[float]('W')\n"
+        "tiny.read(modbus.source(Meter, devices={'m': 'modbus+serial:///dev/ttyUSB1?unit=7'}, "
+        "registers={Meter.power: modbus.holding(0)}))"
+    )
+    with pytest.raises(
+        ConfigError, match=r'meter is read from the serial port /dev/ttyUSB1, .*  devices = \["/dev/ttyUSB1"\]'
+    ):
+        wanted(tmp_path, SITE, more=more)
+    wanted(tmp_path, SITE + "[services.collect]\ndevices = ['/dev/ttyUSB1']", more=more)

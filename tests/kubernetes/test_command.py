@@ -100,6 +100,11 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
             "[networks]\not = 'plant'\n[hosts]",
             r"site.toml: networks.ot = 'plant' is a network of Docker: leave it",
         ),
+        (
+            "[hosts]",
+            "[services.collect]\ndevices = ['/dev/ttyS0']\n[hosts]",
+            r"site.toml: services.collect.devices: a pod gets no serial port without being privileged: read it through a gateway",
+        ),
         ("hall1", "hall_1", r"'sitestream-hall_1' cannot be the name of a namespace: give another with --namespace"),
     ],
 )
