@@ -14,7 +14,8 @@ from containers.cli_rollout import policy_options
 from containers.cli_shared import INTERRUPTED, Context, Duration, lock_timeout, shared, stands_alone
 from containers.cli_site import operator_of
 from containers.console import Console
-from containers.deploy import Deployment, Operator
+from containers.deploy import Operator
+from containers.deployer import Deployment
 from containers.fleet.attempt import Begin, SiteAttempt
 from containers.fleet.drive import Attempt
 from containers.fleet.folder import load_fleet

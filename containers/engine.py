@@ -22,11 +22,11 @@ import requests.exceptions
 
 from containers import commands as c
 from containers import drift, names, oci
-from containers.doctor import Facts, facts
+from containers.facts import Facts, facts
 from containers.oci import archive
 from containers.oci.layers import copy_tar, write_tar
-from containers.packages import Python
 from containers.profiles import ASK, CONFIG_DIR, METRICS_PORT, PROBE, STOP_S, UID
+from containers.python import Python
 from containers.rollout import Actual, Container, Record
 from containers.site import EngineTls
 from pipelines.errors import ConfigError, SitestreamError, Unavailable

@@ -19,7 +19,6 @@ from containers import modules, names, oci, packages
 from containers.commands import File
 from containers.oci import Image, Layer, LayerStore
 from containers.oci.layers import write_folder, write_tar
-from containers.packages import Python
 from containers.profiles import (
     CODE_DIR,
     CONFIG_DIR,
@@ -31,6 +30,7 @@ from containers.profiles import (
     USER,
     Profile,
 )
+from containers.python import Python
 from pipelines.errors import ConfigError
 
 REPOSITORY = "sitestream"

@@ -16,18 +16,16 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
 
-from containers.fetch import cache_dir, made_once
+from containers.cache import cache_dir, made_once
+from containers.python import Python, dotted
 from pipelines.errors import ConfigError, Unavailable
 
 DISTRIBUTION = "sitestream"
-VERSION_MIN = (3, 11)
-GLIBC_MINOR_MIN = 5  # the oldest that any wheel names
 _FOLDERS_UNUSED = ("tests", "include")
 _SUFFIXES_UNUSED = (".pyx", ".pxd", ".pxi", ".pyi", ".h", ".a", ".c", ".cc", ".cpp")
 _COMPILE = ("-m", "compileall", "-q", "-j", "1", "--invalidation-mode", "unchecked-hash")  # no times in there
@@ -48,46 +46,6 @@ _PATHS_UNUSED = (
     *("numpy/_pyinstaller", "multidict/_testcapi*", "bin"),
 )
 _KEPT_WHOLE = "*.dist-info"  # with the licences, in folders named after those of the sources
-
-
-@dataclass(frozen=True)
-class Python:
-    """The Python of a base image, as it says itself."""
-
-    version: tuple[int, int]
-    machine: str  # x86_64, aarch64, …
-    glibc: str  # '2.36'; empty if the C library is another
-
-    def check(self, base: str) -> None:
-        """`ConfigError` if our code or wheels cannot run there."""
-        if self.version < VERSION_MIN:
-            raise ConfigError(
-                f"base image {base} has Python {_dotted(self.version)}, and {_dotted(VERSION_MIN)} or newer is needed: name "
-                f"another as `base_image` in the site file, such as python:{_dotted(sys.version_info[:2])}-slim"
-            )
-        if not self.glibc:
-            raise ConfigError(
-                f"base image {base} has no glibc (Alpine has musl): name another as `base_image` in the site file, such as "
-                f"python:{_dotted(self.version)}-slim"
-            )
-
-    @property
-    def markers(self) -> dict[str, str]:
-        """What requirements may depend on (PEP 508)."""
-        return {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix", "platform_machine": self.machine} | {
-            "python_version": _dotted(self.version), "python_full_version": f"{_dotted(self.version)}.0",
-        }  # fmt: skip
-
-    @property
-    def platforms(self) -> list[str]:
-        """Platform tags of wheels that run there (PEP 600), newest first."""
-        newest = int(self.glibc.split(".")[1])
-        tags = [f"manylinux_2_{n}_{self.machine}" for n in range(newest, GLIBC_MINOR_MIN - 1, -1)]
-        return [*tags, *(f"manylinux{old}_{self.machine}" for old in ("2014", "2010", "1"))]
-
-
-def _dotted(version: Sequence[int]) -> str:
-    return ".".join(map(str, version))
 
 
 def extras() -> frozenset[str]:
@@ -190,13 +148,13 @@ def installed(names: Sequence[str], python: Python, at: str, cache: Path | None 
 
 def _compile(folder: Path, python: Python, at: str) -> None:
     """Nothing can be written in a container later, and without this every start of it would compile all again."""
-    version = _dotted(python.version)
+    version = dotted(python.version)
     here = sys.version_info[:2] == python.version
     interpreter = sys.executable if here else shutil.which(f"python{version}")
     if interpreter is None:
         raise ConfigError(
             f"the base image has Python {version}, and its packages are compiled with the same: install python{version} on this "
-            f"machine, or name a base image with Python {_dotted(sys.version_info[:2])}"
+            f"machine, or name a base image with Python {dotted(sys.version_info[:2])}"
         )
     words = [interpreter, "-P", *_COMPILE, "-s", str(folder), "-p", at, str(folder)]
     subprocess.run(words, check=True, capture_output=True, env={"PYTHONHASHSEED": "0", "PATH": os.environ["PATH"]})
@@ -205,7 +163,7 @@ def _compile(folder: Path, python: Python, at: str) -> None:
 def _pip(names: Sequence[str], python: Python, into: Path) -> None:
     words = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
     words += ["--no-deps", "--no-compile", "--only-binary", ":all:", "--target", str(into)]
-    words += ["--implementation", "cp", "--python-version", _dotted(python.version)]
+    words += ["--implementation", "cp", "--python-version", dotted(python.version)]
     words += [word for tag in python.platforms for word in ("--platform", tag)]
     done = subprocess.run([*words, *names], capture_output=True, text=True, check=False)
     if done.returncode == 0:
@@ -214,7 +172,7 @@ def _pip(names: Sequence[str], python: Python, into: Path) -> None:
         raise ConfigError("images are made with pip, which this Python lacks: python -m ensurepip")
     error = next((line for line in done.stderr.splitlines() if line.startswith("ERROR")), done.stderr.strip()[-400:])
     if "No matching distribution" in done.stderr and "onnection" not in done.stderr:
-        raise ConfigError(f"a package has no wheel for Python {_dotted(python.version)} on {python.machine}: {error}")
+        raise ConfigError(f"a package has no wheel for Python {dotted(python.version)} on {python.machine}: {error}")
     raise Unavailable(f"pip could not fetch the packages of the images: {error}")
 
 

@@ -22,7 +22,6 @@ from securesystemslib.signer import Signer
 import pipelines.metrics
 from containers import bases, packages
 from containers.bases import Known
-from containers.desired import Desired
 from containers.images import Base
 from containers.oci import Image, Layer, LayerStore
 from containers.profiles import LIB_DIRS
@@ -33,6 +32,7 @@ from containers.repository.transfer import pull_blob
 from containers.rootfs import RootFS
 from containers.sbom import Part, image_parts, licences, sbom
 from containers.site import Site
+from containers.wanted import Desired
 from pipelines.clock import Clock
 from pipelines.errors import ConfigError
 from pipelines.plan import Plan

@@ -12,8 +12,8 @@ from typing import IO, Self
 import docker
 from docker.errors import APIError, ImageNotFound
 
+from containers.cache import cache_dir
 from containers.child import Child
-from containers.fetch import cache_dir
 from pipelines.errors import Unavailable
 from tests.bed.firewall import docker_rules_kept
 from tests.bed.parts import CURE, find_part

@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from containers import packages, profiles
+from containers.cache import cache_dir
 from containers.cli import main
-from containers.fetch import cache_dir
 from containers.release import Release
 from containers.repository import artifact
 from containers.repository.layout import Tar
