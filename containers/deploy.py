@@ -10,7 +10,7 @@ from containers.commands import (
     RemoveVolume,
     StopContainer,
 )
-from containers.deployer import Deployer, Deployment
+from containers.deployer import Deployer, Deployment, images_of
 from containers.desired import desired, layer_store, work_for
 from containers.engine import Engine
 from containers.hold import operator_name
@@ -61,31 +61,36 @@ class Operator(Deployer):
 
     def plan(self, plan: Plan) -> Deployment:
         """What a deploy of a pipeline's plan would do. Changes nothing."""
-        wanted = desired(self.site, plan, self._base(pull=False), self._identities(plan, renew=False))
+        wanted = desired(self.site, plan, self.base(pull=False), self._identities(plan, renew=False))
         seen = Deployment(tuple(wanted), self.as_it_is(wanted))
         changed = {c.service for c in seen.changes if c.mark in "+~"}
-        lacking = self.lacking([d for d in wanted if d.service in changed])
+        lacking = self.lacking(images_of(d for d in wanted if d.service in changed))
         return replace(seen, lacking={image.tag: size for image, _, size in lacking})
 
     def build(self, plan: Plan) -> tuple[Desired, ...]:
         """Make every image of a plan, and give the engine what it lacks of them."""
-        wanted = tuple(desired(self.site, plan, self._base(pull=True), self._identities(plan, renew=False), fetch=True))
-        self.ship(wanted)
+        wanted = tuple(desired(self.site, plan, self.base(pull=True), self._identities(plan, renew=False), fetch=True))
+        self.ship(images_of(wanted))
         return wanted
 
     def release(self, plan: Plan) -> Build:
         """All that a release of a plan is made of, with nothing left on the engine."""
-        store, name = layer_store(), self.site.site.base_image
-        base = self._base(pull=True)
-        assert base.image is not None  # else it would have been refused
-        if not all(layer.digest for layer in base.image.layers):
-            known = bases.recall(store.folder / bases.FOLDER, name)
-            if known is None or known.id != base.id:
-                known = replace(base, image=self.engine.export(name, base.image, store))
-                bases.remember(store.folder / bases.FOLDER, name, bases.Known.of(known))
-            base = known
+        base = self.whole_base()
         wanted = desired(self.site, plan, base, self._identities(plan, renew=False), secrets=False, fetch=True)
-        return Build(plan, name, base, tuple(wanted), store)
+        return Build(plan, self.site.site.base_image, base, tuple(wanted), layer_store())
+
+    def whole_base(self) -> Base:
+        """The base image, with its layers in the cache."""
+        store, name = layer_store(), self.site.site.base_image
+        base = self.base(pull=True)
+        assert base.image is not None  # else it would have been refused
+        if all(layer.digest for layer in base.image.layers):
+            return base
+        known = bases.recall(store.folder / bases.FOLDER, name)
+        if known is None or known.id != base.id:
+            known = replace(base, image=self.engine.export(name, base.image, store))
+            bases.remember(store.folder / bases.FOLDER, name, bases.Known.of(known))
+        return known
 
     def deploy(
         self,
@@ -102,7 +107,7 @@ class Operator(Deployer):
         First mends what an earlier deploy that was broken off has left. `ConfigError` if it would do anything but what was
         planned.
         """
-        wanted = tuple(desired(self.site, plan, self._base(pull=True), self._identities(plan, renew=True), fetch=True))
+        wanted = tuple(desired(self.site, plan, self.base(pull=True), self._identities(plan, renew=True), fetch=True))
         if as_planned:
             as_planned.check(self.name, Deployment(wanted, self.as_it_is(wanted)))
         self.mend()
@@ -132,6 +137,7 @@ class Operator(Deployer):
 
     def destroy(self, *, keep_data: bool) -> None:
         """Remove all of the site from the engine, but for its data if they are to be kept."""
+        self.remove_agent()
         for container in self.engine.actual(self.name).containers:
             self.report(f"removing {container.name}")
             self.engine.run(StopContainer(container.name))
@@ -144,6 +150,14 @@ class Operator(Deployer):
             if not (keep_data and isinstance(command, RemoveVolume) and command.name.endswith(names.DATA_SUFFIX)):
                 self.engine.run(command)
 
+    def remove_agent(self) -> None:
+        """Remove the site's agent, its keys and what it remembers; it would bring everything back."""
+        for name in self.engine.agents(self.name):
+            self.report(f"removing {name}")
+            self.engine.run(RemoveContainer(name))
+        for name in self.engine.of_agent(self.name):
+            self.engine.run(RemoveVolume(name))
+
     def _identities(self, plan: Plan, *, renew: bool) -> bus.Files:
         return bus.identity_files(self.site, [p.service for p in work_for(plan)], self.clock, renew=renew)
 
@@ -155,7 +169,7 @@ class Operator(Deployer):
         if removed and revoke:
             self.report(f"Kafka: {removed} rights taken away")
 
-    def _base(self, *, pull: bool) -> Base:
+    def base(self, *, pull: bool) -> Base:
         """The base image. One that is not there, if it is not to be pulled, is taken to have this machine's Python."""
         name = self.site.site.base_image
         found = self.engine.base(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -137,7 +137,7 @@ class Deployer:
 
     def _rollout(self, record: Record, swaps: Sequence[Swap], timeout_s: float, fresh: Sequence[Desired]) -> Rollout:
         def prepare() -> None:
-            self.ship(fresh)
+            self.ship(images_of(fresh))
             for command in self._things_of(fresh):
                 self.engine.run(command)
             for d in fresh:
@@ -190,16 +190,16 @@ class Deployer:
             )
         return address
 
-    def ship(self, wanted: Sequence[Desired]) -> None:
+    def ship(self, images: Iterable[Image]) -> None:
         """Give the engine what it lacks of images, the lowest first: what has arrived need not be sent again."""
-        for image, layers, size in self.lacking(wanted):
+        for image, layers, size in self.lacking(images):
             self.report(f"{image.tag}: shipping {show_bytes(size)}")
             self.engine.load(image, self.store, layers)
             self.shipped_bytes += size
 
-    def lacking(self, wanted: Sequence[Desired]) -> list[tuple[Image, int, int]]:
+    def lacking(self, images: Iterable[Image]) -> list[tuple[Image, int, int]]:
         """The images that the engine does not have, lowest first, with the number of layers and bytes that it lacks of each."""
-        every = {image.tag: image for d in wanted for image in d.images}
+        every = {image.tag: image for image in images}
         needed = [image for image in every.values() if not self.engine.has(image)]
         counts = self.engine.lacking(needed) if needed else []
         sizes = (
@@ -213,3 +213,8 @@ class Deployer:
 
 def _name_in(current: dict[str, Container], service: str) -> str | None:
     return current[service].name if service in current else None
+
+
+def images_of(wanted: Iterable[Desired]) -> list[Image]:
+    """The images of services and those under them."""
+    return [image for d in wanted for image in d.images]

@@ -26,6 +26,7 @@ from containers.python import Python, dotted
 from pipelines.errors import ConfigError, Unavailable
 
 DISTRIBUTION = "sitestream"
+_PROJECT = Path(__file__).parents[1] / "pyproject.toml"  # in a source tree
 _FOLDERS_UNUSED = ("tests", "include")
 _SUFFIXES_UNUSED = (".pyx", ".pxd", ".pxi", ".pyi", ".h", ".a", ".c", ".cc", ".cpp")
 _COMPILE = ("-m", "compileall", "-q", "-j", "1", "--invalidation-mode", "unchecked-hash")  # no times in there
@@ -54,13 +55,14 @@ def extras() -> frozenset[str]:
 
 
 @functools.cache
-def pins(python: Python, wanted: tuple[str, ...] = ()) -> tuple[str, ...]:
+def pins(python: Python, wanted: tuple[str, ...] = (), *, basic: bool = True) -> tuple[str, ...]:
     """'name==version' of our dependencies with the wanted extras and of all that they need, sorted, as installed here.
+    Without `basic` of the extras alone.
 
     `ConfigError` if one is not installed here.
     """
-    basic, extra = _declared()
-    queue = [Requirement(r) for r in [*basic, *(r for e in wanted for r in extra[e])]]
+    always, extra = _declared()
+    queue = [Requirement(r) for r in [*(always if basic else ()), *(r for e in wanted for r in extra[e])]]
     found: dict[str, str] = {}
     while queue:
         requirement = queue.pop()
@@ -97,12 +99,12 @@ def own_version() -> str:
 
 
 def _declared() -> tuple[list[str], dict[str, list[str]]]:
-    """Our own requirements: always, and by extra. From the installed distribution, else from the source tree."""
-    try:
-        texts = importlib.metadata.requires(DISTRIBUTION) or []
-        names = importlib.metadata.metadata(DISTRIBUTION).get_all("Provides-Extra", [])
-    except importlib.metadata.PackageNotFoundError:
+    """Our own requirements: always, and by extra. From the source tree if we run from one (what was installed from it may be
+    older), else from the installed distribution."""
+    if _PROJECT.exists():
         return _project()["dependencies"], _project()["optional-dependencies"]
+    texts = importlib.metadata.requires(DISTRIBUTION) or []
+    names = importlib.metadata.metadata(DISTRIBUTION).get_all("Provides-Extra", [])
     basic: list[str] = []
     extra: dict[str, list[str]] = {name: [] for name in names}
     for text in texts:
@@ -112,7 +114,7 @@ def _declared() -> tuple[list[str], dict[str, list[str]]]:
 
 
 def _project() -> dict[str, Any]:
-    project: dict[str, Any] = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    project: dict[str, Any] = tomllib.loads(_PROJECT.read_text())["project"]
     return project
 
 

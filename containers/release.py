@@ -39,7 +39,7 @@ from pipelines.plan import Plan
 
 RELEASE = "application/vnd.sitestream.release.v1+json"
 SBOM, LICENCES = "application/vnd.cyclonedx+json", "text/plain"
-IMAGES, DOCUMENTS = "images", "documents"  # names in the repository
+DOCUMENTS = "documents"  # name in the repository
 DAYS_GOOD = 365  # a release that is older is not begun with anywhere
 ID_CHARS = 12
 
@@ -145,7 +145,7 @@ def take(repo: Repository, name: str, root: bytes | None, store: LayerStore, clo
 def _fetch(repo: Repository, layer: Layer, store: LayerStore) -> None:
     if not store.path(layer).exists():
         store.folder.mkdir(parents=True, exist_ok=True)
-        pull_blob(repo, IMAGES, layer.digest, layer.size, store.path(layer))
+        pull_blob(repo, artifact.IMAGES, layer.digest, layer.size, store.path(layer))
 
 
 def metrics() -> dict[str, str]:
@@ -156,14 +156,19 @@ def metrics() -> dict[str, str]:
 
 def _publish(repo: Repository, build: Build, d: Desired, parts: tuple[Part, ...]) -> ServiceImage:
     image = whole(d.images[-1], build.base)
-    layers = [_Blob(layer.digest, layer.size, build.store.path(layer)) for layer in image.layers]
-    tag = image.tag.rpartition("/")[2].replace(":", "-")
-    manifest = artifact.put_image(repo, IMAGES, image.config.encode(), layers, tag)
+    tag, manifest = push_image(repo, image, build.store)
     bill, papers = sbom(image.tag, parts), licences(parts).encode()
     artifact.put_document(repo, DOCUMENTS, f"{tag}-sbom", bill, SBOM)
     artifact.put_document(repo, DOCUMENTS, f"{tag}-licences", papers, LICENCES)
     digests = [f"sha256:{hashlib.sha256(document).hexdigest()}" for document in (bill, papers)]
     return ServiceImage(image.tag, image.id, manifest, image.size, image.layers[-1].size, *digests)
+
+
+def push_image(repo: Repository, image: Image, store: LayerStore) -> tuple[str, str]:
+    """Bring an image whose layers are all in the store to a repository; its tag there and the digest of its manifest."""
+    layers = [_Blob(layer.digest, layer.size, store.path(layer)) for layer in image.layers]
+    tag = image.tag.rpartition("/")[2].replace(":", "-")
+    return tag, artifact.put_image(repo, artifact.IMAGES, image.config.encode(), layers, tag)
 
 
 def whole(image: Image, base: Base) -> Image:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from containers.profiles import PROFILES
-from containers.site import EXAMPLE, RolloutSettings, Services, Site, load_site
+from containers.site import EXAMPLE, AgentSettings, RolloutSettings, Services, Site, load_site
 from pipelines.errors import ConfigError
 from pipelines.units import size_bytes
 from tests.containers.kit import SITE, write_site
@@ -26,9 +26,9 @@ def test_the_example_loads_and_shows_secrets_by_reference_only() -> None:
 
 def test_the_example_explains_every_setting() -> None:
     text = EXAMPLE.read_text()
-    for struct in (Site, RolloutSettings, *(f.type for f in msgspec.structs.fields(Services))):
+    for struct in (Site, RolloutSettings, AgentSettings, *(f.type for f in msgspec.structs.fields(Services))):
         for field in msgspec.structs.fields(struct):
-            assert re.search(rf"^#? ?(\[(services\.\w+\.)?)?{field.name}\b", text, re.MULTILINE), field.name
+            assert re.search(rf"^#? ?(\[((services\.\w+|agent)\.)?)?{field.name}\b", text, re.MULTILINE), field.name
 
 
 def test_the_example_tells_the_true_defaults() -> None:
