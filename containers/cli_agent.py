@@ -10,6 +10,7 @@ import click
 from containers import bases
 from containers.agent.enrol import Enrolment, note_key
 from containers.agent.publish import Published, Publisher
+from containers.agent.report import registry_of
 from containers.cli_deploy import plans_of
 from containers.cli_keys import key_options, keys_of
 from containers.cli_shared import Context, Duration, lock_timeout, shared
@@ -20,7 +21,6 @@ from containers.desired import layer_store
 from containers.engine import Engine
 from containers.fleet.tables import listed
 from containers.images import Base
-from containers.repository.registry import Registry
 from containers.site import SiteFile
 from pipelines.clock import SystemClock
 from pipelines.errors import ConfigError
@@ -31,7 +31,6 @@ DAY_S = 86_400
 
 
 @click.command()
-@click.option("--push", metavar="REGISTRY/PREFIX", help="The repository as this machine reaches it [agent.repository].")
 @click.option("--good-for", type=Duration(), default=GOOD_FOR, show_default=True,
               help="After that sites do not begin with it any more; what runs goes on.")  # fmt: skip
 @click.option("--engine", default=LOCAL_ENGINE, show_default=True,
@@ -39,7 +38,7 @@ DAY_S = 86_400
 @key_options
 @click.pass_obj
 def publish(
-    context: Context, push: str | None, good_for: float, engine: str,
+    context: Context, good_for: float, engine: str,
     folder: Path, extra: tuple[Path, ...], passphrase: str,
 ) -> None:  # fmt: skip
     """Put what sites should run into their repository, signed; their agents fetch it within a minute or so.
@@ -61,21 +60,15 @@ def publish(
     with ExitStack() as opened, context.console.working(f"publishing for {len(sites):,} sites") as working:
         for site in sites:
             working(site.site.site)
-            where = push or site.site.agent.repository
+            where = site.site.agent.push or site.site.agent.repository
             if where not in publishers:
-                repo = opened.enter_context(registry_of(site, push))
+                repo = opened.enter_context(registry_of(site))
                 publishers[where] = Publisher(repo, signers, roots, layer_store(), SystemClock(), days)
             base = _base(site, engine, context.console)
             made.append(publishers[where].publish(site, plans[site.pipeline], base))
     rows = [[p.site, str(p.version), p.what, ", ".join(p.services)] for p in made]
     value = [{"site": p.site, "release": p.version, "pipeline": p.what, "services": p.services} for p in made]
     context.console.data(table(["SITE", "RELEASE", "PIPELINE", "SERVICES"], rows), {"published": value})
-
-
-def registry_of(site: SiteFile, push: str | None = None) -> Registry:
-    """The repository of a site that pulls."""
-    own = site.site.agent
-    return Registry(push or own.repository, ca=site.resolve(own.ca) if own.ca else None, plain=own.plain)
 
 
 def _base(site: SiteFile, engine: str, console: Console) -> Base:

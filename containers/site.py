@@ -92,6 +92,7 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """The agent of a site that pulls what it should run. Without a `repository` the site is pushed to."""
 
     repository: str = ""  # host:port/folder, as the site reaches it
+    push: str = ""  # the same, as operators reach it; empty: the same address
     key: str = ""  # the site's public keys, as `pipeline agent enrol` says them
     poll: str = "60s"
     ca: str = ""  # file: authority of the repository's certificate
@@ -200,13 +201,14 @@ def checks(site: Site) -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 def _agent_checks(agent: AgentSettings) -> Iterator[tuple[str, Callable[[], object]]]:
-    yield (
-        "agent.repository",
-        lambda: _require(
-            not agent.repository or _REPOSITORY.fullmatch(agent.repository) is not None,
-            f"agent.repository = {agent.repository!r}: write host:port/folder, such as 'registry.example.com/press'",
-        ),
-    )
+    for field, address in (("repository", agent.repository), ("push", agent.push)):
+        yield (
+            f"agent.{field}",
+            lambda field=field, address=address: _require(  # type: ignore[misc]  # bound per turn
+                not address or _REPOSITORY.fullmatch(address) is not None,
+                f"agent.{field} = {address!r}: write host:port/folder, such as 'registry.example.com/press'",
+            ),
+        )
     yield (
         "agent.poll",
         lambda: _require(

@@ -6,9 +6,8 @@ Both are made at the site; the private halves never leave it.
 from __future__ import annotations
 
 import base64
-from dataclasses import field
+from dataclasses import dataclass, field
 
-import msgspec
 import nacl.exceptions
 from nacl.signing import SigningKey, VerifyKey
 
@@ -16,7 +15,8 @@ from containers.repository import seal
 from pipelines.errors import ConfigError
 
 
-class Identity(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Identity:
     """A site's keys, base64."""
 
     sealing: seal.Pair

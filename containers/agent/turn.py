@@ -58,7 +58,7 @@ class Agent:
         before, self._trouble = self._trouble, []
         asked = self._tried(self.ask, before)
         held = self._tried(self.hold, before)
-        told = self._tried(self.tell, before) if asked else True
+        told = self._tried(self.tell, before)
         self.alive()
         return asked and held and told
 
@@ -186,6 +186,8 @@ class Agent:
         return True
 
     def _say(self, trouble: str, *, known: bool = False) -> None:
+        if trouble in self._trouble:
+            return
         self._trouble.append(trouble)
         if not known:
             self.report(trouble, bad=True)

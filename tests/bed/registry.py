@@ -1,4 +1,4 @@
-"""A real image registry (Debian's docker-registry, distribution 2.8), on loopback unless told otherwise; plain, or with TLS, a password or tokens."""
+"""A real image registry (Debian's docker-registry, distribution 2.8); plain, or with TLS, a password or tokens."""
 
 from __future__ import annotations
 
