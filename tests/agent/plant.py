@@ -23,7 +23,7 @@ from containers.repository.registry import Registry
 from tests.bed import wait_until
 from tests.bed.engine import HOST_IN_CONTAINERS, Engine
 from tests.bed.registry import ImageRegistry
-from tests.bed.topics import create_topic
+from tests.bed.topics import create_topic, produce
 
 SITE = """\
 site = "{name}"
@@ -61,7 +61,7 @@ class Second(Schema):
 
 tiny = Pipeline("tiny")
 readings = tiny.read(kafka.source(Reading, topic="others", time_unit="ms"))
-readings.window(tumbling("{window}", late="0s"), Second).to(topic.results())
+readings.window(tumbling("1s", late="0s"), Second).where(Second.mean > {number}).to(topic.results())
 """
 IN_PROCESS = "import os, time\nif os.uname().nodename == 'process':\n    "
 CRASHES = IN_PROCESS + "raise RuntimeError('the new version is broken')"
@@ -71,20 +71,20 @@ DIES_LATER = IN_PROCESS + "import threading; threading.Timer(8, os._exit, (7,)).
 
 @dataclass
 class Plant:
-    """`seconds` is the window of the version that was written last: each version has another."""
+    """`number` is that of the version that was written last: each has another filter, behind which nothing is kept."""
 
     name: str
     folder: Path
     engine: Engine
     registry: ImageRegistry
     kafka: EmbeddedKafka
-    seconds: int = 0
+    number: int = 0
 
     def write(self, first_lines: str = "", *, soak: str = "0s", health_timeout: str = "60s") -> None:
         """Another version of the pipeline, and the site's file."""
-        self.seconds += 1
+        self.number += 1
         (self.folder / "secret").write_text("very secret")
-        (self.folder / "tiny.py").write_text(PIPELINE.format(window=f"{self.seconds}s", first_lines=first_lines))
+        (self.folder / "tiny.py").write_text(PIPELINE.format(number=self.number, first_lines=first_lines))
         text = SITE.format(
             name=self.name, brokers=self.kafka.advertised_bootstrap, engine=self.engine.url, base=self.engine.base_image,
             host=HOST_IN_CONTAINERS, repository=self.address, soak=soak, health_timeout=health_timeout,
@@ -137,12 +137,12 @@ class Plant:
         assert found
         return status.decode(found.content, self.name, key)
 
-    def applied(self, release: int, timeout_s: float = 60.0) -> Status:
+    def applied(self, release: int, timeout_s: float = 120.0) -> Status:
         """The report that says that a release runs."""
         self.until(lambda: self.status().running == release, f"release {release} to run", timeout_s)
         return self.status()
 
-    def until(self, holds: Any, what: str, timeout_s: float = 60.0) -> None:
+    def until(self, holds: Any, what: str, timeout_s: float = 120.0) -> None:
         """Wait, and show the agent's log if it does not come to that."""
         try:
             wait_until(holds, timeout_s, what)
@@ -160,6 +160,7 @@ class Plant:
             plant = cls(name, folder, engine, registry, kafka)
             plant.write()
             asyncio.run(create_topic(kafka.bootstrap, "others", 1))
+            asyncio.run(produce(kafka.bootstrap, "others", b'{"device": "a", "value": 1.0, "time": 1767225600000}'))
             for words in (["keys", "init"], ["agent", "enrol"]):
                 code, _, err = plant.run(*words, "--keys", str(folder / "keys"))
                 assert code == 0, err

@@ -84,4 +84,5 @@ def test_a_release_at_which_the_agent_dies_each_time_is_given_up(world: World) -
 
 def _dies_in_the_gate(world: World, n: int) -> bool:
     world.killed(n)
-    return world.effects.told[-1].startswith("StartContainer") and "r2" in world.effects.told[-1]
+    last = world.effects.told[-1] if world.effects.told else ""
+    return last.startswith("StartContainer") and "r2" in last

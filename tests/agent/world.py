@@ -151,8 +151,9 @@ class SimEngine:
             case StartContainer(name):
                 c = self.containers[name]
                 ends = c.image in self.bad
-                state = {"state": "exited", "exit_code": 1} if ends else {"state": "running", "health": "healthy"}
-                self.containers[name] = replace(c, **state)  # type: ignore[arg-type]
+                self.containers[name] = replace(
+                    c, state="exited" if ends else "running", exit_code=int(ends), health="healthy"
+                )
             case StopContainer(name):
                 self.containers[name] = replace(self.containers[name], state="exited")
             case RemoveContainer(name):
