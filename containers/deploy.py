@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from containers import bases, bus, images, names, rollout
+from containers.agent.profile import AGENT
 from containers.commands import (
     RemoveContainer,
     RemoveVolume,
@@ -17,7 +18,7 @@ from containers.hold import operator_name
 from containers.images import Base
 from containers.oci import LayerStore
 from containers.python import Python
-from containers.release import Build
+from containers.release import Build, Piece
 from containers.rollout import Record
 from containers.saved_plan import Expected
 from containers.site import SiteFile
@@ -77,7 +78,10 @@ class Operator(Deployer):
         """All that a release of a plan is made of, with nothing left on the engine."""
         base = self.whole_base()
         wanted = desired(self.site, plan, base, self._identities(plan, renew=False), secrets=False, fetch=True)
-        return Build(plan, self.site.site.base_image, base, tuple(wanted), layer_store())
+        pieces = [Piece(d.service, d.images, d.pins) for d in wanted]
+        own = images.agent_contents(AGENT, base)
+        pieces.append(Piece(AGENT.service, images.made(AGENT, own, layer_store(), fetch=True), (own.common,)))
+        return Build(plan, self.site.site.base_image, base, tuple(pieces), layer_store())
 
     def whole_base(self) -> Base:
         """The base image, with its layers in the cache."""

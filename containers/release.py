@@ -32,7 +32,6 @@ from containers.repository.transfer import pull_blob
 from containers.rootfs import RootFS
 from containers.sbom import Part, image_parts, licences, sbom
 from containers.site import Site
-from containers.wanted import Desired
 from pipelines.clock import Clock
 from pipelines.errors import ConfigError
 from pipelines.plan import Plan
@@ -73,13 +72,22 @@ class Release(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
+class Piece:
+    """One service of a release, or the agent."""
+
+    service: str
+    images: tuple[Image, ...]  # lowest first
+    pins: tuple[tuple[str, ...], ...]  # the packages of each layer of packages, lowest first
+
+
+@dataclass(frozen=True)
 class Build:
-    """What a release is made of: services whose images are made, on a base whose layers are in the store."""
+    """What a release is made of: images that are made, on a base whose layers are in the store."""
 
     plan: Plan
     base_image: str
     base: Base
-    wanted: tuple[Desired, ...]
+    pieces: tuple[Piece, ...]
     store: LayerStore
 
 
@@ -93,7 +101,7 @@ class _Blob:
 def publish(repo: Repository, build: Build, signers: Sequence[Signer], clock: Clock, roots: Sequence[bytes]) -> Release:
     """Bring a release to a repository: images, documents, and last what makes it a release, signed if there are signers."""
     parts = _parts(build)
-    services = {d.service: _publish(repo, build, d, parts[d.service]) for d in build.wanted}
+    services = {p.service: _publish(repo, build, p, parts[p.service]) for p in build.pieces}
     made = _identified(
         Release(
             "",
@@ -154,7 +162,7 @@ def metrics() -> dict[str, str]:
     return {m.name: m.documentation for m in REGISTRY.collect() if m.name.startswith("sitestream_")}
 
 
-def _publish(repo: Repository, build: Build, d: Desired, parts: tuple[Part, ...]) -> ServiceImage:
+def _publish(repo: Repository, build: Build, d: Piece, parts: tuple[Part, ...]) -> ServiceImage:
     image = whole(d.images[-1], build.base)
     tag, manifest = push_image(repo, image, build.store)
     bill, papers = sbom(image.tag, parts), licences(parts).encode()
@@ -184,10 +192,10 @@ def _parts(build: Build) -> dict[str, tuple[Part, ...]]:
         assert build.base.image is not None
         tars = [opened.enter_context(build.store.opened(layer)) for layer in build.base.image.layers]
         base = RootFS(*tars)
-        return {d.service: image_parts(build.base.python, dict(_package_folders(build, d)), base) for d in build.wanted}
+        return {d.service: image_parts(build.base.python, dict(_package_folders(build, d)), base) for d in build.pieces}
 
 
-def _package_folders(build: Build, d: Desired) -> Iterator[tuple[str, Path]]:
+def _package_folders(build: Build, d: Piece) -> Iterator[tuple[str, Path]]:
     for at, pins in zip(LIB_DIRS, d.pins, strict=False):
         yield at, packages.installed(pins, build.base.python, at)
 
@@ -196,7 +204,7 @@ def _package_layers(build: Build) -> dict[str, Layer]:
     assert build.base.image is not None
     below = len(build.base.image.layers)
     found: dict[str, Layer] = {}
-    for d in build.wanted:
+    for d in build.pieces:
         for n, pins in enumerate(d.pins):
             found[f"packages-{packages.folder_key(pins, build.base.python)}"] = d.images[-1].layers[below + n]
     return found

@@ -125,6 +125,11 @@ class Plant:
         (found,) = self.engine.client.containers.list(filters={"label": f"{names.SITE}={self.name}"})
         return found
 
+    def inside(self, container: Container, program: str) -> str:
+        """What a Python program prints within a container."""
+        output: Any = container.exec_run(["python3", "-c", program]).output
+        return str(output.decode())
+
     def log(self) -> str:
         """What the agent wrote."""
         return str(self.agent.logs().decode())

@@ -73,7 +73,7 @@ print(os.getuid(), status['CapEff'].strip(), status['NoNewPrivs'].strip(), len(l
 import importlib.util
 print([m for m in ('numpy', 'pyarrow', 'aiokafka', 'click') if importlib.util.find_spec(m)])
 """
-    said = plant.agent.exec_run(["python3", "-c", inside]).output.decode()
+    said = plant.inside(plant.agent, inside)
     assert said == f"{UID} 0000000000000000 1 0 False\n[]\n"
     process = plant.process.attrs
     assert not [m for m in process["Mounts"] if m["Type"] == "bind"]
@@ -82,10 +82,10 @@ print([m for m in ('numpy', 'pyarrow', 'aiokafka', 'click') if importlib.util.fi
 def test_secrets_are_for_the_site_alone_and_its_keys_stay_there(plant: Plant) -> None:
     for found in plant.registry.folder.rglob("data"):
         assert b"very secret" not in found.read_bytes()
-    said = plant.process.exec_run(["python3", "-c", "print(open('/run/sitestream/secrets/unused').read())"]).output
-    assert said.decode().strip() == "very secret"
-    code = "import json;print(json.load(open('/data/identity.a.json')) if 0 else open('/data/identity.a.json').read())"
-    private = json.loads(plant.agent.exec_run(["python3", "-c", code]).output.decode().partition("\n")[2])
+    said = plant.inside(plant.process, "print(open('/run/sitestream/secrets/unused').read())")
+    assert said.strip() == "very secret"
+    kept = plant.inside(plant.agent, "print(open('/data/identity.a.json').read())")
+    private = json.loads(kept.partition("\n")[2])
     for file in plant.folder.rglob("*"):
         if file.is_file():
             assert private["signing"].encode() not in file.read_bytes()
@@ -181,7 +181,7 @@ def test_killed_in_mid_deploy_it_goes_on_from_there(plant: Plant) -> None:
     assert sum(c.status == "running" for c in kept) == 1
 
 
-def _starts(plant: Plant, before: str) -> bool:
+def _starts(plant: Plant, before: str | None) -> bool:
     found = plant.engine.client.containers.list(filters={"label": f"{names.SITE}={plant.name}"})
     return bool(found) and all(c.id != before for c in found)
 
