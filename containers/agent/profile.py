@@ -17,7 +17,7 @@ from containers.profiles import CONFIG_DIR, DATA_DIR, Limits, Mount, Profile, co
 AGENT = Profile("agent", "containers.agent", ("wan",), "256MiB", keeps=True, extras=("agent",), cpus=1.0)
 ALIVE_FILE = Path("/tmp/alive")  # noqa: S108 - the container's own
 ALIVE_S_MAX = 1800  # since it last got on: longer than the longest pause, or the fetch of a layer over a slow link
-_PROBE = f"import os,sys,time;sys.exit(time.time()-os.stat('{ALIVE_FILE}').st_mtime>{ALIVE_S_MAX})"
+_PROBE = f"import os,sys\nfrom time import time as now\nsys.exit(now()-os.stat('{ALIVE_FILE}').st_mtime>{ALIVE_S_MAX})"
 
 
 def container(

@@ -115,11 +115,11 @@ class Agent:
             self._remember(decide.ended(self.memory, "done", judged=False, why=""))
 
     def _bring(self, hand: Puller, goal: Aim, document: Document, wanted: tuple[Desired, ...]) -> None:
+        hand.mend()
         if goal.update:
             self._remember(decide.begun(self.memory))
             if self.memory.failed == goal.version:
                 raise ConfigError(f"release {goal.version}: {self.memory.why}; publish another")
-        hand.mend()
         rules = document.rules
         todo = hand.bring(
             wanted,

@@ -61,7 +61,7 @@ class Second(Schema):
 
 tiny = Pipeline("tiny")
 readings = tiny.read(kafka.source(Reading, topic="others", time_unit="ms"))
-readings.window(tumbling("1s", late="0s"), Second).where(Second.mean > {number}).to(topic.results())
+readings.window(tumbling("1s", late="0s"), Second).where(Second.mean > {number}).to(topic.results(), name="loud")
 """
 IN_PROCESS = "import os, time\nif os.uname().nodename == 'process':\n    "
 CRASHES = IN_PROCESS + "raise RuntimeError('the new version is broken')"

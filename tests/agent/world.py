@@ -59,10 +59,11 @@ class Effects:
     """Counts what is done; from `kill_at` on nothing is done any more, as if the process were dead."""
 
     kill_at: int = 1 << 30
+    kill_after: str = "nothing"  # the effect of which this is told
     told: list[str] = field(default_factory=list)
 
     def __call__(self, what: str, do: Callable[[], Any]) -> Any:
-        if len(self.told) >= self.kill_at:
+        if len(self.told) >= self.kill_at or any(self.kill_after in told for told in self.told):
             raise Killed(what)
         self.told.append(what)
         return do()
@@ -274,10 +275,11 @@ class World:
             setattr(new.engine, part, dict(getattr(self.engine, part)))
         return new
 
-    def killed(self, at_effect: int) -> bool:
-        """Start the process and let it work until it is killed before an effect; False if it came to its turn's end before."""
+    def killed(self, at_effect: int = 1 << 30, *, after: str = "nothing") -> bool:
+        """Start the process and let it work until it is killed before an effect, or after one of which this is told; False if
+        it came to its turn's end before."""
         self.effects.told.clear()
-        self.effects.kill_at = at_effect
+        self.effects.kill_at, self.effects.kill_after = at_effect, after
         try:
             with self.counted():
                 self.agent = self.born()
@@ -287,7 +289,7 @@ class World:
             return True
         finally:
             self.engine.fence = lambda: None
-            self.effects.kill_at = 1 << 30
+            self.effects.kill_at, self.effects.kill_after = 1 << 30, "nothing"
         return False
 
 
