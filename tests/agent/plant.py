@@ -80,7 +80,7 @@ class Plant:
     kafka: EmbeddedKafka
     number: int = 0
 
-    def write(self, first_lines: str = "", *, soak: str = "0s", health_timeout: str = "60s") -> None:
+    def write(self, first_lines: str = "", *, soak: str = "0s", health_timeout: str = "150s") -> None:
         """Another version of the pipeline, and the site's file."""
         self.number += 1
         (self.folder / "secret").write_text("very secret")
@@ -142,12 +142,12 @@ class Plant:
         assert found
         return status.decode(found.content, self.name, key)
 
-    def applied(self, release: int, timeout_s: float = 120.0) -> Status:
+    def applied(self, release: int, timeout_s: float = 200.0) -> Status:
         """The report that says that a release runs."""
         self.until(lambda: self.status().running == release, f"release {release} to run", timeout_s)
         return self.status()
 
-    def until(self, holds: Any, what: str, timeout_s: float = 120.0) -> None:
+    def until(self, holds: Any, what: str, timeout_s: float = 200.0) -> None:
         """Wait, and show the agent's log if it does not come to that."""
         try:
             wait_until(holds, timeout_s, what)
