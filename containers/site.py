@@ -30,7 +30,7 @@ _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _SECRET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SECRET_REFERENCE = re.compile(r"(file|env):\S.*")
 _LOOKS_SECRET = re.compile(r"password|passwd|secret|token|private_key|access_key", re.IGNORECASE)
-_REPOSITORY = re.compile(r"(https?://)?[A-Za-z0-9.\[\]:-]+(/[a-z0-9._/-]+)?")
+_REPOSITORY = re.compile(r"(https?://)?([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(:\d{1,5})?(/[a-z0-9._-]+)*")
 _AGENT_KEY = re.compile(r"[A-Za-z0-9+/]{43}=:[A-Za-z0-9+/]{43}=")
 AGENT_SECRETS = ("registry_user", "registry_password")
 POLL_S_MIN, POLL_S_MAX = 1.0, 86_400.0

@@ -55,13 +55,6 @@ class Rules(msgspec.Struct, frozen=True):
     errors_max: float
 
 
-class AgentImage(msgspec.Struct, frozen=True):
-    """The agent itself, as it should be: an agent that is another brings this one into its place."""
-
-    tags: tuple[str, ...]  # of `Document.images`, lowest first
-    limits: Limits
-
-
 class Document(msgspec.Struct, frozen=True):
     """What one site should run."""
 
@@ -72,7 +65,6 @@ class Document(msgspec.Struct, frozen=True):
     rules: Rules
     images: Mapping[str, Image]  # by tag; their layers are blobs of the repository
     services: tuple[Service, ...]
-    agent: AgentImage | None = None
     format: int = FORMAT
 
     def wanted(self, private: str) -> tuple[Desired, ...]:
@@ -88,12 +80,12 @@ class _Head(msgspec.Struct, frozen=True):
 
 
 def of(
-    site: str, what: str, by: str, at: str, rules: Rules, wanted: Sequence[Desired], public: str,
-    agent: AgentImage | None = None, images: Sequence[Image] = (),
+    site: str, what: str, by: str, at: str, rules: Rules, wanted: Sequence[Desired], images: Sequence[Image], public: str
 ) -> Document:  # fmt: skip
-    """The document for a site whose sealing key is `public`. `images` are further ones, those of the agent."""
-    every = {image.tag: image for d in wanted for image in d.images} | {image.tag: image for image in images}
-    return Document(site, what, by, at, rules, every, tuple(_sealed(d, public) for d in wanted), agent)
+    """The document for a site whose sealing key is `public`. `images` are those of the services and those under them, with
+    layers that the repository has."""
+    every = {image.tag: image for image in images}
+    return Document(site, what, by, at, rules, every, tuple(_sealed(d, public) for d in wanted))
 
 
 def encode(document: Document) -> bytes:

@@ -67,11 +67,8 @@ class Publisher:
             self._push(image)
         at = datetime.fromtimestamp(self.clock.now_ns() // 10**9, UTC)
         what = f"{plan.pipeline} {plan.fingerprint}"
-        content = document.encode(
-            document.of(
-                name, what, operator_name(), at.isoformat(), rules_of(site), wanted, sealing_key(key), images=whole
-            )
-        )
+        made = document.of(name, what, operator_name(), at.isoformat(), rules_of(site), wanted, whole, sealing_key(key))
+        content = document.encode(made)
         version = self._put(name, content, at)
         return Published(name, version, what, tuple(services), len(content))
 

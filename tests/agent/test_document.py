@@ -9,6 +9,7 @@ import pytest
 
 from containers.agent import document, identity, status
 from containers.agent.document import Rules
+from containers.deployer import images_of
 from containers.repository.errors import ForgedSignature, Malformed
 from containers.rollout import Actual, Record
 from pipelines.errors import ConfigError
@@ -20,7 +21,10 @@ RULES = Rules(60.0, 0.0, 0.1)
 
 def made(world: World, site: str = "hall1") -> bytes:
     public = identity.sealing_key(world.identity.public)
-    return document.encode(document.of(site, "tiny 1", "me@here", "2026-06-02", RULES, world.wanted(1), public))
+    wanted = world.wanted(1)
+    return document.encode(
+        document.of(site, "tiny 1", "me@here", "2026-06-02", RULES, wanted, images_of(wanted), public)
+    )
 
 
 def test_what_is_wanted_comes_out_as_it_went_in(world: World) -> None:

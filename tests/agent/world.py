@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -31,6 +32,7 @@ from containers.commands import (
     StartContainer,
     StopContainer,
 )
+from containers.deployer import images_of
 from containers.oci import Image, Layer, LayerStore
 from containers.profiles import PROFILES, Limits
 from containers.repository import artifact
@@ -239,21 +241,14 @@ class World:
     def publish(self, number: int, *, days: float = 30, by: Any = None, version: int = 0, site: str = SITE) -> None:
         """Release `number`, signed as version `number` unless told otherwise."""
         rules = Rules(health_timeout_s=5.0, soak_s=3.0, errors_max=0.1)
-        made = document.of(
-            site,
-            f"tiny {number}",
-            "me@here",
-            "2026-06-02",
-            rules,
-            self.wanted(number),
-            sealing_key(self.identity.public),
-        )
+        wanted, public = self.wanted(number), sealing_key(self.identity.public)
+        made = document.of(site, f"tiny {number}", "me@here", "2026-06-02", rules, wanted, images_of(wanted), public)
         self.put(document.encode(made), version or number, days=days, by=by)
 
     def put(self, content: bytes, version: int, *, days: float = 30, by: Any = None) -> None:
         """Any document."""
         path = artifact.site_name(SITE)
-        expires = START + (START - START).__class__(days=days)
+        expires = START + timedelta(days=days)
         statement = sign(content, path, version, expires, RELEASE_KEYS[:1] if by is None else by)
         artifact.put_document(self.repo, path, artifact.DESIRED, content, document.MEDIA_TYPE, statement)
 
