@@ -199,9 +199,10 @@ def test_no_space_for_the_agents_own_files(world: World, monkeypatch: pytest.Mon
         raise OSError(errno.ENOSPC, "No space left on device")
 
     world.publish(5)
-    with monkeypatch.context() as patch:
-        patch.setattr("containers.agent.disk.write_whole", full)
-        assert not world.agent.turn()
+    for module in ("containers.repository.trust", "containers.agent.disk"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"{module}.write_whole", full)
+            assert not world.agent.turn()
     assert "no space is left" in report_of(world).trouble
     assert world.engine.running == world.expected(1)
     assert world.agent.turn(), world.said
@@ -239,6 +240,28 @@ def test_a_bad_release_goes_back_is_not_tried_again_and_blocks_nothing(world: Wo
     assert world.effects.told == []
     assert "release 5 failed and is not tried again: process ended with code 1" in report_of(world).trouble
     assert (report_of(world).running, report_of(world).newest) == (1, 5)
+    world.publish(6)
+    assert world.agent.turn(), world.said
+    assert world.engine.running == world.expected(6)
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        (lambda w: w.engine.ill.add(w.tag("process", 5)), "process was not healthy within 5 s: starting"),
+        (lambda w: w.engine.mortal.update({w.tag("process", 5): 2.5}), "process ended with code 7 in the soak"),
+        (lambda w: w.engine.mortal.update({w.tag("upload", 5): 0.5}), "upload ended with code 7"),
+    ],
+)
+def test_a_release_that_hangs_or_dies_in_the_soak_goes_back(
+    world: World, fault: Callable[[World], None], why: str
+) -> None:
+    fault(world)
+    world.publish(5)
+    assert not world.agent.turn()
+    assert world.engine.running == world.expected(1)
+    assert world.agent.memory.failed == 5
+    assert why in world.agent.memory.why
     world.publish(6)
     assert world.agent.turn(), world.said
     assert world.engine.running == world.expected(6)

@@ -23,6 +23,7 @@ from tests.bed.engine import Engine
 
 pytestmark = pytest.mark.timeout(400)
 CODE_BYTES_MAX = 300_000
+MEMORY_KB_MAX = 80_000
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,8 @@ print([m for m in ('numpy', 'pyarrow', 'aiokafka', 'click') if importlib.util.fi
 """
     said = plant.inside(plant.agent, inside)
     assert said == f"{UID} 0000000000000000 1 0 False\n[]\n"
+    memory = plant.inside(plant.agent, "print([l for l in open('/proc/1/status') if l.startswith('VmRSS')][0])")
+    assert int(memory.split()[1]) < MEMORY_KB_MAX
     process = plant.process.attrs
     assert not [m for m in process["Mounts"] if m["Type"] == "bind"]
 
@@ -192,3 +195,20 @@ def test_its_history_is_on_its_engine_as_everywhere(plant: Plant) -> None:
     attempts = json.loads(out)["attempts"]
     assert {"done", "rolled back", "broken off"} <= {a["result"] for a in attempts}
     assert all(a["note"].startswith("release ") for a in attempts if a["note"])
+
+
+def test_without_its_agent_a_site_runs_on_and_nothing_is_left_of_a_site_that_is_destroyed(plant: Plant) -> None:
+    running = plant.process.id
+    label: Any = {"label": f"{names.AGENT}={plant.name}"}
+    assert plant.run("agent", "remove")[0] == 0
+    client = plant.engine.client
+    assert not client.containers.list(all=True, filters=label)
+    assert not client.volumes.list(filters=label)
+    assert plant.process.id == running
+    assert plant.run("agent", "enrol", "--reset", "--keys", str(plant.folder / "keys"))[0] == 0  # with new keys
+    plant.applied(plant.publish())
+    assert plant.process.id == running
+    assert plant.run("destroy", "-y", "--lock-timeout", "60s")[0] == 0
+    for found in (f"{names.AGENT}={plant.name}", f"{names.SITE}={plant.name}"):
+        assert not client.containers.list(all=True, filters={"label": found})
+        assert not client.volumes.list(filters={"label": found})

@@ -73,7 +73,8 @@ class Effects:
 
 @dataclass
 class SimEngine:
-    """Holds containers, volumes and images in memory. `bad` are images whose containers end at once, `down`: no answer."""
+    """Holds containers, volumes and images in memory; `down`: no answer. Containers of `bad` images end at once, those of `ill`
+    ones are never healthy, those of `mortal` ones end some seconds after they were started."""
 
     clock: ManualClock
     effects: Effects
@@ -82,6 +83,9 @@ class SimEngine:
     content: dict[str, dict[str, File]] = field(default_factory=dict)
     images: dict[str, str] = field(default_factory=dict)
     bad: set[str] = field(default_factory=set)
+    ill: set[str] = field(default_factory=set)
+    mortal: dict[str, float] = field(default_factory=dict)  # image -> seconds
+    started_s: dict[str, float] = field(default_factory=dict)
     down: Callable[[Command | None], bool] = lambda _: False
     fence: Callable[[], None] = lambda: None
 
@@ -98,7 +102,10 @@ class SimEngine:
 
     def container(self, name: str, *, probe: bool = True) -> Container | None:
         self._up()
-        return self.containers.get(name)
+        c = self.containers.get(name)
+        if c and self.clock.monotonic_s() - self.started_s.get(name, 1e99) > self.mortal.get(c.image, 1e99):
+            self.containers[name] = c = replace(c, state="exited", exit_code=7)
+        return c
 
     def said(self, name: str) -> str:
         return ""
@@ -154,8 +161,10 @@ class SimEngine:
             case StartContainer(name):
                 c = self.containers[name]
                 ends = c.image in self.bad
+                self.started_s[name] = self.clock.monotonic_s()
+                health = "starting" if c.image in self.ill else "healthy"
                 self.containers[name] = replace(
-                    c, state="exited" if ends else "running", exit_code=int(ends), health="healthy"
+                    c, state="exited" if ends else "running", exit_code=int(ends), health=health
                 )
             case StopContainer(name):
                 self.containers[name] = replace(self.containers[name], state="exited")
