@@ -11,7 +11,7 @@ import msgspec
 from containers import oci
 from containers.images import Base
 from containers.oci import Layer
-from containers.packages import Python
+from containers.python import Python
 
 FOLDER = "bases"  # in the folder of the layers
 

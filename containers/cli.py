@@ -7,6 +7,7 @@ from __future__ import annotations
 import click
 
 from containers import (
+    cli_agent,
     cli_backfill,
     cli_certs,
     cli_deploy,
@@ -59,6 +60,8 @@ for command in (
     cli_deploy.plan,
     cli_deploy.deploy,
     cli_deploy.rollback,
+    cli_agent.publish,
+    cli_agent.agent,
     cli_rollout.group(cli_deploy.attempt_of),
     cli_history.command,
     cli_fleet.status,

@@ -11,10 +11,11 @@ import click
 
 from containers import cli_rollout, rollout, saved_plan, show_plan
 from containers.cli_rollout import policy_options
-from containers.cli_shared import INTERRUPTED, Context, Duration, lock_timeout, shared, stands_alone
+from containers.cli_shared import INTERRUPTED, Context, Duration, lock_timeout, pushed, shared, stands_alone
 from containers.cli_site import operator_of
 from containers.console import Console
-from containers.deploy import Deployment, Operator
+from containers.deploy import Operator
+from containers.deployer import Deployment
 from containers.fleet.attempt import Begin, SiteAttempt
 from containers.fleet.drive import Attempt
 from containers.fleet.folder import load_fleet
@@ -61,7 +62,7 @@ def plan(context: Context, detailed_exitcode: bool, out: Path | None, timeout: f
       pipeline plan --site hall1.toml --detailed-exitcode    0 no change, 2 changes
       pipeline plan --group eu --out eu.plan                 then: pipeline deploy --group eu --plan eu.plan
     """
-    sites = context.sites()
+    sites = pushed(context, context.sites())
     plans = plans_of(sites)
 
     def read(site: SiteFile) -> Deployment:
@@ -123,7 +124,7 @@ def deploy(
       pipeline deploy --group eu --canary 2 --waves 10%,50%,100% --max-failures 3
       pipeline deploy --wait 8h                              the whole fleet, and try those that are offline for so long
     """
-    sites = context.sites()
+    sites = pushed(context, context.sites())
     given = {"health_timeout": health_timeout, "soak": soak, "lock_timeout": lock_timeout}
     options = {name: str(value) for name, value in given.items() if value is not None}
     options |= {"no_rollback": "yes"} if no_rollback else {}
@@ -164,7 +165,7 @@ def rollback(
       pipeline rollback 7 --site hall1.toml
       pipeline rollback --group eu                           each of these sites to the revision before its present one
     """
-    sites = context.sites()
+    sites = pushed(context, context.sites())
     if revision is not None and len(sites) > 1:
         raise ConfigError(f"revision {revision} is of one site, and {len(sites):,} are chosen: name it with --site")
     options = {"action": "rollback", "lock_timeout": str(lock_timeout)}

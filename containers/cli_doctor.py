@@ -10,11 +10,11 @@ import click
 from containers import bus
 from containers import doctor as judge
 from containers.acls import bearer
+from containers.cache import cache_dir
 from containers.cli_shared import Context, Duration, shared
 from containers.cli_site import engine_of
 from containers.desired import check, read_secret, work_for
 from containers.doctor import Finding, Seen
-from containers.fetch import cache_dir
 from containers.fleet.parallel import each
 from containers.profiles import PROFILES
 from containers.scrape import readings

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import click
 
+from containers.agent.report import read_report
 from containers.cli_shared import Context, Duration, shared, stands_alone
 from containers.cli_site import engine_of
 from containers.fleet import show
@@ -13,6 +14,7 @@ from containers.fleet.parallel import each
 from containers.fleet.repeated import Shown, watch
 from containers.rollout import Actual
 from containers.site import SiteFile
+from pipelines.clock import SystemClock
 from pipelines.errors import SitestreamError
 
 
@@ -41,7 +43,8 @@ def sites(context: Context) -> None:
 def status(context: Context, timeout: float, every_s: float | None) -> int:
     """Show the services of a site, or how the sites of a fleet are.
 
-    Sites are asked at the same time. One that does not answer is a line of the table; exit code 1 if none does.
+    Sites are asked at the same time. One that does not answer is a line of the table; exit code 1 if none does. Of sites that
+    pull, the last report of their agent is read from the repository, and how old it is is said.
 
     \b
     Examples:
@@ -75,5 +78,7 @@ def _shown(chosen: Sequence[SiteFile], found: Sequence[show.Reading]) -> Shown:
 
 
 def _actual(site: SiteFile) -> Actual:
+    if site.pulls:
+        return read_report(site, SystemClock())
     with engine_of(site) as engine:
         return engine.actual(site.site.site)

@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,10 +19,10 @@ import msgspec
 from connectors.replay import FolderSource
 from connectors.secrets import Secret
 from containers import bus, images, names
-from containers.commands import CreateContainer, File
-from containers.fetch import cache_dir
+from containers.cache import cache_dir
+from containers.commands import File
 from containers.images import Base, Contents
-from containers.oci import Image, LayerStore
+from containers.oci import LayerStore
 from containers.profiles import (
     CONFIG_DIR,
     DATA_DIR,
@@ -31,7 +30,6 @@ from containers.profiles import (
     PIPELINE_DIR,
     PROFILES,
     SECRETS_FOLDER,
-    SETTINGS_FILE,
     UID,
     Devices,
     Limits,
@@ -39,7 +37,8 @@ from containers.profiles import (
     Profile,
     container_config,
 )
-from containers.site import GATEWAY, SiteFile
+from containers.site import SiteFile
+from containers.wanted import Desired, hash_of
 from pipelines import dimensions
 from pipelines.errors import ConfigError
 from pipelines.expr import Expr
@@ -48,106 +47,10 @@ from pipelines.runtime.identity import CA_FILE, CERT_FILE
 from pipelines.schema import Col, Schema
 from pipelines.settings import Settings
 from pipelines.units import size_bytes
-from pipelines.versions import Version
 
 STORE_SECRETS = {
     "s3": ("s3_access_key", "s3_secret_key")
 }  # by scheme of the store, as connectors.upload.store reads them
-IMAGE_PARTS = ("base image", "packages", "code", "pipeline", "dimensions")  # those parts that stand in its image
-
-
-@dataclass(frozen=True)
-class Desired:
-    """A service as it must be. `parts` are what its fingerprint is made of, by name, each a hash."""
-
-    profile: Profile
-    tags: tuple[str, ...]  # of its image and of those under it, lowest first
-    images: tuple[Image, ...] = field(repr=False)  # the same, if they could be made
-    pins: tuple[tuple[str, ...], ...] = field(repr=False)  # the packages of each layer of packages, lowest first
-    settings: Settings
-    secrets: tuple[File, ...]
-    networks: tuple[str, ...]
-    hosts: Mapping[str, str]  # name -> IP address or `gateway`
-    mounts: tuple[Mount, ...]  # besides the configuration
-    limits: Limits
-    devices: Devices
-    pipeline: str  # name and fingerprint of the plan
-    parts: Mapping[str, str]
-    state: Mapping[str, Version]  # of each stateful step, if the service has any
-
-    @property
-    def service(self) -> str:
-        """The service's name."""
-        return self.profile.service
-
-    @property
-    def fingerprint(self) -> str:
-        """12 hex digits that change when the service must be replaced."""
-        return _hash(dict(self.parts))
-
-    @property
-    def edition(self) -> str:
-        """12 hex digits that change when the service would find something else in its image: the pipeline file is in every
-        image, so another window changes all of them, and the edition of `process` alone."""
-        return _hash({name: self.parts[name] for name in IMAGE_PARTS if name in self.parts})
-
-    @property
-    def tag(self) -> str:
-        """Name of its image."""
-        return self.tags[-1]
-
-    @property
-    def config_volume(self) -> str:
-        """Name of the volume with settings and secrets; never changed once it is in use."""
-        return names.config(self.settings.site, self.service, self.fingerprint)
-
-    @property
-    def config_files(self) -> tuple[File, ...]:
-        """What is in that volume."""
-        return (File(SETTINGS_FILE, msgspec.json.format(msgspec.json.encode(self.settings))), *self.secrets)
-
-    @property
-    def settings_shown(self) -> dict[str, Any]:
-        """Its settings as plain values; there is no secret among them."""
-        shown: dict[str, Any] = msgspec.to_builtins(self.settings)
-        return shown
-
-    @property
-    def secret_names(self) -> list[str]:
-        """Names of its secrets."""
-        return [s.path.rpartition("/")[2] for s in self.secrets]
-
-    def container_name(self, revision: int) -> str:
-        """Name of its container of a revision."""
-        return names.container(self.settings.site, self.service, revision)
-
-    def container(self, revision: int, gateway: str) -> CreateContainer:
-        """The container of a revision; `gateway` is the IP address of the site's machine in the first of its networks."""
-        labels = {
-            names.SITE: self.settings.site,
-            names.SERVICE: self.service,
-            names.REVISION: str(revision),
-            names.FINGERPRINT: self.fingerprint,
-            names.PIPELINE: self.pipeline,
-            names.IMAGES: _json(self.tags[::-1]),
-            names.CONFIG: self.config_volume,
-            names.PARTS: _json(self.parts),
-            names.STATE: _json(self.state),
-            names.SETTINGS: _json(self.settings),
-        }
-        hosts = {name: gateway if address == GATEWAY else address for name, address in self.hosts.items()}
-        mounts = (Mount(self.config_volume, CONFIG_DIR, read_only=True), *self.mounts)
-        config = container_config(
-            self.service,
-            self.tag,
-            networks=self.networks,
-            hosts=hosts,
-            mounts=mounts,
-            limits=self.limits,
-            labels=labels,
-            devices=self.devices,
-        )
-        return CreateContainer(self.container_name(revision), config, self.networks[1:])
 
 
 def layer_store() -> LayerStore:
@@ -259,18 +162,18 @@ def _desired(
     )
     parts = {
         "base image": base.id,
-        "packages": _hash(contents.pins),
+        "packages": hash_of(contents.pins),
         "code": contents.code,
-        "pipeline": _hash(identity(_part(plan, service))),
-        "settings": _hash(settings),
+        "pipeline": hash_of(identity(_part(plan, service))),
+        "settings": hash_of(settings),
         "secrets": _slow_hash(site.site.site, secrets),
-        "container": _hash((frame, networks)),
+        "container": hash_of((frame, networks)),
     }
     if facts:
-        parts["dimensions"] = _hash({path: hashlib.sha256(data).hexdigest() for path, data in facts.items()})
+        parts["dimensions"] = hash_of({path: hashlib.sha256(data).hexdigest() for path, data in facts.items()})
     if certified is not None:  # a certificate is no secret, and another key comes with another certificate only
         certificate = [str(f.content) for f in certified if f.path.endswith((CERT_FILE, CA_FILE))]
-        parts["certificate"] = _hash(certificate) if certificate else "due"
+        parts["certificate"] = hash_of(certificate) if certificate else "due"
     pipeline = f"{plan.pipeline} {plan.fingerprint}"
     state = plan.versions if service == "process" else {}
     return Desired(
@@ -284,10 +187,10 @@ def _desired(
         site.site.hosts,
         mounts,
         limits,
-        devices,
         pipeline,
         parts,
         state,
+        devices,
     )
 
 
@@ -401,14 +304,6 @@ def _secrets_in(value: Any) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for v in value:
             yield from _secrets_in(v)
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value, order="deterministic").decode()
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(_json(value).encode()).hexdigest()[:12]
 
 
 def _slow_hash(site: str, secrets: tuple[File, ...]) -> str:

@@ -6,11 +6,11 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from containers import rollout
 from containers.console import Colour, coloured, table
+from containers.facts import Facts
 from containers.rollout import Actual, Container
 from containers.scrape import Readings
 from pipelines.errors import SitestreamError
@@ -59,20 +59,6 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What an engine says of itself and its machine."""
-
-    version: str
-    api: tuple[int, ...]
-    time_s: float  # by its own clock, since the epoch
-    driver: str
-    image_bytes: int  # of all images, of others too
-    limits: Mapping[str, bool]  # whether it can limit memory, pids and cpu
-    seccomp: bool
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Seen:
     """What a look at a site's engine showed; the facts came between the two times by the clock here."""
 
@@ -85,21 +71,6 @@ class Seen:
     said: Mapping[str, Readings | None] = field(
         default_factory=dict
     )  # of each running service; None if it did not answer
-
-
-def facts(info: Mapping[str, Any], api: str, image_bytes: int) -> Facts:
-    """From what the Engine API calls info, the version of that API, and what images take."""
-    limits = {"memory": info.get("MemoryLimit"), "pids": info.get("PidsLimit"), "cpu": info.get("CpuCfsQuota")}
-    return Facts(
-        version=info["ServerVersion"],
-        api=tuple(int(n) for n in api.split(".")),
-        time_s=datetime.fromisoformat(info["SystemTime"]).timestamp(),
-        driver=info["Driver"],
-        image_bytes=image_bytes,
-        limits={name: bool(can) for name, can in limits.items()},
-        seccomp=any(o.startswith("name=seccomp") and "unconfined" not in o for o in info.get("SecurityOptions") or []),
-        warnings=tuple(info.get("Warnings") or ()),
-    )
 
 
 def of_engine(seen: Seen) -> Iterator[Finding]:

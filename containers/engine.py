@@ -21,16 +21,17 @@ import docker.tls
 import requests.exceptions
 
 from containers import commands as c
-from containers import drift, names, oci
-from containers.doctor import Facts, facts
+from containers import described, drift, names, oci
+from containers.facts import Facts, facts
 from containers.oci import archive
 from containers.oci.layers import copy_tar, write_tar
-from containers.packages import Python
-from containers.profiles import ASK, CONFIG_DIR, METRICS_PORT, PROBE, STOP_S, UID
-from containers.rollout import Actual, Container, Record
+from containers.profiles import ASK, CONFIG_DIR, PROBE, STOP_S, UID
+from containers.python import Python
+from containers.rollout import Actual, Container
 from containers.site import EngineTls
 from pipelines.errors import ConfigError, SitestreamError, Unavailable
 
+_SOCKET_AT = "/run/docker.sock"
 CALL_TIMEOUT_S = 120  # of one call; a build sends output all the while
 _ASK_PYTHON = (
     "import json,platform,sys;"
@@ -72,7 +73,7 @@ class Engine:
             ids = [found["Id"] for found in self._api.containers(all=True, filters=label)]
             volumes = self._api.volumes(filters=label)["Volumes"] or []
         found = [self.container(i) for i in ids]
-        records = [_record(v["Labels"]) for v in volumes if names.RECORD in v["Labels"]]
+        records = [described.record(v["Labels"]) for v in volumes if names.RECORD in v["Labels"]]
         configs = [v["Name"] for v in volumes if names.CONFIG in v["Labels"]]
         return Actual(
             tuple(sorted((f for f in found if f), key=lambda f: (f.service, f.revision))),
@@ -90,13 +91,21 @@ class Engine:
             health = seen["State"].get("Health", {}).get("Status", "starting")
             if probe and health == "starting" and seen["State"]["Status"] == "running" and self._probe(name):
                 health = "healthy"
-        return _container(seen, health)
+        return described.container(seen, health)
 
     def said(self, name: str) -> str:
         """What the service in a container answers to `profiles.ASK`; empty if it does not answer."""
         with self._explained(f"ask {name} how it is"):
             well, said = self._execute(name, ASK)
         return said if well else ""
+
+    def answers(self) -> bool:
+        """Whether it does at all."""
+        try:
+            with self._explained("ping"):
+                return bool(self._api.ping())
+        except SitestreamError:
+            return False
 
     def _probe(self, name: str) -> bool:
         return self._execute(name, PROBE)[0]
@@ -177,6 +186,26 @@ class Engine:
         now = parsedate_to_datetime(answer.headers["Date"]).timestamp()
         return now, {name: labels for name, labels in found.items() if name.startswith(prefix)}
 
+    def agents(self, site: str) -> list[str]:
+        """Names of containers that are agents of a site."""
+        with self._explained("list containers"):
+            found = self._api.containers(all=True, filters={"label": f"{names.AGENT}={site}"})
+        return sorted(name.lstrip("/") for one in found for name in one["Names"])
+
+    def state_of(self, name: str) -> str:
+        """'running', 'restarting', 'exited', … of a container, ours or not; 'is gone' if it is not there."""
+        with self._explained("inspect a container"):
+            try:
+                return str(self._api.inspect_container(name)["State"]["Status"])
+            except docker.errors.NotFound:
+                return "is gone"
+
+    def of_agent(self, site: str) -> list[str]:
+        """Names of volumes of a site's agent."""
+        with self._explained("list volumes"):
+            found = self._api.volumes(filters={"label": f"{names.AGENT}={site}"})["Volumes"] or []
+        return sorted(v["Name"] for v in found)
+
     def labelled(self, site: str) -> Iterator[c.Command]:
         """Commands that remove every network and volume of a site, the volumes with data last."""
         label = {"label": f"{names.SITE}={site}"}
@@ -222,21 +251,44 @@ class Engine:
             "HostConfig": {"NetworkMode": "none", "CapDrop": ["ALL"], "ReadonlyRootfs": True},
         }
         with self._explained(f"ask {image} for its Python"):
-            made = self._api.create_container_from_config(config)["Id"]
-            try:
-                self._api.start(made)
-                failed = self._api.wait(made)["StatusCode"]
-                answer = self._api.logs(made).decode()
-            except docker.errors.APIError as e:
-                failed, answer = 1, str(e.explanation)
-            finally:
-                self._api.remove_container(made, force=True)
+            failed, answer = self._asked(config)
         if failed:
             raise ConfigError(
                 f"base image {image} has no python3 that runs ({answer.strip()[-200:]}): take one such as python:3.11-slim"
             )
         version, machine, libc = json.loads(answer)
         return Python(tuple(version), machine, libc.removeprefix("glibc") if libc.startswith("glibc") else "")
+
+    def group_of(self, socket: str, image: str) -> int:
+        """The group that may use a socket of the engine's machine, as a container sees it; `ConfigError` if none may."""
+        ask = f"import os;s=os.stat('{_SOCKET_AT}');print(s.st_gid,s.st_mode>>3&6)"
+        config = {
+            "Image": image,
+            "Entrypoint": ["python3", "-I", "-S", "-c", ask],
+            "HostConfig": {
+                "NetworkMode": "none", "CapDrop": ["ALL"], "ReadonlyRootfs": True,
+                "Mounts": [{"Type": "bind", "Source": socket, "Target": _SOCKET_AT, "ReadOnly": True}],
+            },
+        }  # fmt: skip
+        with self._explained(f"look at {socket} of its machine"):
+            failed, answer = self._asked(config)
+        if failed or not answer.split()[1:] == ["6"]:
+            raise ConfigError(
+                f"the group of {socket} may not use it ({answer.strip()[-200:]}): name the engine's own socket as agent.socket"
+            )
+        return int(answer.split()[0])
+
+    def _asked(self, config: Mapping[str, Any]) -> tuple[bool, str]:
+        """Whether a container that ends by itself failed, and what it said."""
+        made = self._api.create_container_from_config(config)["Id"]
+        try:
+            self._api.start(made)
+            failed = bool(self._api.wait(made)["StatusCode"])
+            return failed, self._api.logs(made).decode()
+        except docker.errors.APIError as e:
+            return True, str(e.explanation)
+        finally:
+            self._api.remove_container(made, force=True)
 
     def base(self, name: str) -> oci.Base | None:
         """What an image is that others are to stand on; None if the engine does not have it."""
@@ -423,32 +475,3 @@ def _member(tar: tarfile.TarFile, path: str) -> IO[bytes]:
 def _if_there(remove: Callable[..., object], name: str, **options: Any) -> None:
     with contextlib.suppress(docker.errors.NotFound):
         remove(name, **options)
-
-
-def _container(seen: Mapping[str, Any], health: str) -> Container:
-    labels, state = seen["Config"]["Labels"], seen["State"]
-    addresses = [n["IPAddress"] for n in seen["NetworkSettings"]["Networks"].values() if n["IPAddress"]]
-    return Container(
-        name=seen["Name"].lstrip("/"),
-        id=seen["Id"][:12],
-        service=labels[names.SERVICE],
-        revision=int(labels[names.REVISION]),
-        fingerprint=labels[names.FINGERPRINT],
-        pipeline=labels[names.PIPELINE],
-        images=tuple(json.loads(labels[names.IMAGES])),
-        config=labels[names.CONFIG],
-        state=state["Status"],
-        health=health,
-        exit_code=state["ExitCode"],
-        restarts=seen["RestartCount"],
-        started_at=state["StartedAt"],
-        address=f"{addresses[0]}:{METRICS_PORT}" if addresses else "",
-        parts=json.loads(labels[names.PARTS]),
-        versions={step: (v[0], v[1]) for step, v in json.loads(labels.get(names.STATE, "{}")).items()},
-        settings=json.loads(labels[names.SETTINGS]),
-        drift=drift.found(labels[names.SERVICE], seen),
-    )
-
-
-def _record(labels: Mapping[str, str]) -> Record:
-    return Record(**json.loads(labels[names.RECORD]))

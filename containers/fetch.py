@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
 
+from containers.cache import cache_dir, made_once
 from pipelines.errors import Unavailable
 
 KAFKA_VERSION = "4.3.1"
@@ -19,11 +19,6 @@ ARTIFACTS = (
     ("org.apache.kafka", "kafka_2.13", KAFKA_VERSION),
     ("org.slf4j", "slf4j-simple", "1.7.36"),  # Kafka logs through slf4j and brings no writer for it
 )
-
-
-def cache_dir() -> Path:
-    """Where downloads are kept: $XDG_CACHE_HOME/sitestream, by default ~/.cache/sitestream."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sitestream"
 
 
 def kafka_jars(cache: Path | None = None) -> Path:
@@ -40,22 +35,6 @@ def kafka_jars(cache: Path | None = None) -> Path:
 
     made_once(jars, fetch)
     return jars
-
-
-def made_once(target: Path, make: Callable[[Path], None]) -> None:
-    """Have `make` fill the folder `target` unless it is there. It is whole or absent, whoever else makes it meanwhile."""
-    if target.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix="making-") as scratch:
-        complete = Path(scratch, "complete")
-        complete.mkdir()
-        make(complete)
-        try:
-            complete.rename(target)
-        except OSError:
-            if not target.exists():  # else somebody was faster, and theirs is as good
-                raise
 
 
 def resolved(repository: Path, artifacts: Iterable[tuple[str, str, str]]) -> Iterator[tuple[Path, int, int]]:

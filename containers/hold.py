@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from containers import lock, names
+from containers.cache import cache_dir
 from containers.engine import Engine
-from containers.fetch import cache_dir
 from containers.lock import Claim, Lock, Seen, Talk
 from pipelines.clock import Clock, SystemClock
 from pipelines.errors import SitestreamError, Unavailable

@@ -19,7 +19,6 @@ from containers import modules, names, oci, packages
 from containers.commands import File
 from containers.oci import Image, Layer, LayerStore
 from containers.oci.layers import write_folder, write_tar
-from containers.packages import Python
 from containers.profiles import (
     CODE_DIR,
     CONFIG_DIR,
@@ -31,6 +30,7 @@ from containers.profiles import (
     USER,
     Profile,
 )
+from containers.python import Python
 from pipelines.errors import ConfigError
 
 REPOSITORY = "sitestream"
@@ -103,17 +103,25 @@ def contents(
     runs = modules.closure([modules.entry(profile.module), *reader_modules], modules.ours)
     users, imported = user_modules(pipeline)
     shipped = modules.closure([*runs, *(m for m in imported if modules.ours(m))], modules.ours)
-    version = packages.own_version()
-    about = {
-        f"{packages.DISTRIBUTION}-{version}.dist-info/METADATA": METADATA.format(
-            packages.DISTRIBUTION, version
-        ).encode()
-    }
-    files = [*_files(modules.in_image(shipped) | about, CODE_DIR), *_files(users | dict(facts or {}), PIPELINE_DIR)]
+    files = [*_files(modules.in_image(shipped) | _about(), CODE_DIR), *_files(users | dict(facts or {}), PIPELINE_DIR)]
     if profile.keeps:
         files.append(File(f"{DATA_DIR.strip('/')}/", b"", uid=UID))
     code = {**modules.in_image(runs), "": profile.module.encode()}
     return Contents(base, extras, common, extra, tuple(files), _digest(code))
+
+
+def agent_contents(profile: Profile, base: Base) -> Contents:
+    """What the image of a site's agent holds: nothing that computes, so none of the packages that services share."""
+    pins = packages.pins(base.python, profile.extras, basic=False)
+    runs = modules.in_image(modules.closure([f"{profile.module}.__main__"], modules.of_agent))
+    files = (*_files(runs | _about(), CODE_DIR), File(f"{DATA_DIR.strip('/')}/", b"", uid=UID))
+    return Contents(base, profile.extras, pins, (), files, _digest(runs))
+
+
+def _about() -> dict[str, bytes]:
+    version = packages.own_version()
+    text = METADATA.format(packages.DISTRIBUTION, version)
+    return {f"{packages.DISTRIBUTION}-{version}.dist-info/METADATA": text.encode()}
 
 
 def user_modules(pipeline: str) -> tuple[dict[str, bytes], list[str]]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import connectors
+import containers
 import pipelines
 from pipelines.errors import ConfigError
 
@@ -25,6 +26,15 @@ def ours(module: str) -> Path | None:
     """The file of one of our own modules, None if it is not ours."""
     package, _, rest = module.partition(".")
     return _file(_PACKAGES[package], rest) if package in _PACKAGES else None
+
+
+def of_agent(module: str) -> Path | None:
+    """The file of one of the modules that a site's agent may have. It computes nothing: `pipelines` itself, which brings
+    numpy and Arrow along, is to it an empty package."""
+    package, _, rest = module.partition(".")
+    if module == "pipelines":
+        return Path(containers.__path__[0], "__init__.py")  # holds nothing
+    return _file(Path(containers.__path__[0]), rest) if package == "containers" else ours(module)
 
 
 def beside(folder: Path) -> Find:

@@ -18,6 +18,7 @@ RECORD = f"{PREFIX}.record"  # JSON
 LOCK = f"{PREFIX}.lock"  # JSON
 HISTORY = f"{PREFIX}.history"  # JSON
 CREATED = f"{PREFIX}.created"  # JSON: what the engine was told when it created the container
+AGENT = f"{PREFIX}.agent"  # of all that belongs to a site's agent: the site
 DATA_SUFFIX = "-data"
 
 
@@ -54,3 +55,8 @@ def lock(site: str, number: int | str) -> str:
 def history(site: str, number: int | str, begun: str = "") -> str:
     """The empty volume whose label tells of an attempt to change the site; with BEGUN until it has ended."""
     return f"{PREFIX}-{site}-history-{number}{begun}"
+
+
+def agent(site: str, what: str = "") -> str:
+    """The container of a site's agent, or with `what` something of it: state, config-HASH."""
+    return f"{PREFIX}-{site}-agent{what and '-'}{what}"

@@ -16,19 +16,18 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
 
 from containers import elf, prune
-from containers.fetch import cache_dir, made_once
+from containers.cache import cache_dir, made_once
+from containers.python import Python, dotted
 from pipelines.errors import ConfigError, Unavailable
 
 DISTRIBUTION = "sitestream"
-VERSION_MIN = (3, 11)
-GLIBC_MINOR_MIN = 5  # the oldest that any wheel names
+_PROJECT = Path(__file__).parents[1] / "pyproject.toml"  # in a source tree
 _FOLDERS_UNUSED = ("tests", "include")
 _SUFFIXES_UNUSED = (".pyx", ".pxd", ".pxi", ".pyi", ".h", ".a", ".c", ".cc", ".cpp")
 _COMPILE = ("-m", "compileall", "-q", "-j", "1", "--invalidation-mode", "unchecked-hash")  # no times in there
@@ -58,60 +57,20 @@ _PATHS_UNUSED = (
 _KEPT_WHOLE = "*.dist-info"  # with the licences, in folders named after those of the sources
 
 
-@dataclass(frozen=True)
-class Python:
-    """The Python of a base image, as it says itself."""
-
-    version: tuple[int, int]
-    machine: str  # x86_64, aarch64, …
-    glibc: str  # '2.36'; empty if the C library is another
-
-    def check(self, base: str) -> None:
-        """`ConfigError` if our code or wheels cannot run there."""
-        if self.version < VERSION_MIN:
-            raise ConfigError(
-                f"base image {base} has Python {_dotted(self.version)}, and {_dotted(VERSION_MIN)} or newer is needed: name "
-                f"another as `base_image` in the site file, such as python:{_dotted(sys.version_info[:2])}-slim"
-            )
-        if not self.glibc:
-            raise ConfigError(
-                f"base image {base} has no glibc (Alpine has musl): name another as `base_image` in the site file, such as "
-                f"python:{_dotted(self.version)}-slim"
-            )
-
-    @property
-    def markers(self) -> dict[str, str]:
-        """What requirements may depend on (PEP 508)."""
-        return {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix", "platform_machine": self.machine} | {
-            "python_version": _dotted(self.version), "python_full_version": f"{_dotted(self.version)}.0",
-        }  # fmt: skip
-
-    @property
-    def platforms(self) -> list[str]:
-        """Platform tags of wheels that run there (PEP 600), newest first."""
-        newest = int(self.glibc.split(".")[1])
-        tags = [f"manylinux_2_{n}_{self.machine}" for n in range(newest, GLIBC_MINOR_MIN - 1, -1)]
-        return [*tags, *(f"manylinux{old}_{self.machine}" for old in ("2014", "2010", "1"))]
-
-
-def _dotted(version: Sequence[int]) -> str:
-    return ".".join(map(str, version))
-
-
 def extras() -> frozenset[str]:
     """Every extra that our distribution has."""
     return frozenset(_declared()[1])
 
 
 @functools.cache
-def pins(python: Python, wanted: tuple[str, ...] = ()) -> tuple[str, ...]:
+def pins(python: Python, wanted: tuple[str, ...] = (), *, basic: bool = True) -> tuple[str, ...]:
     """'name==version' of our dependencies with the wanted extras and of all that they need, sorted, as installed here. Of a
-    library that is cut (`containers.prune`), of what its rest needs.
+    library that is cut (`containers.prune`), of what its rest needs. Without `basic` of the extras alone.
 
     `ConfigError` if one is not installed here.
     """
-    basic, extra = _declared()
-    queue = [Requirement(r) for r in [*basic, *(r for e in wanted for r in extra[e])]]
+    always, extra = _declared()
+    queue = [Requirement(r) for r in [*(always if basic else ()), *(r for e in wanted for r in extra[e])]]
     found: dict[str, str] = {}
     while queue:
         requirement = queue.pop()
@@ -148,12 +107,12 @@ def own_version() -> str:
 
 
 def _declared() -> tuple[list[str], dict[str, list[str]]]:
-    """Our own requirements: always, and by extra. From the installed distribution, else from the source tree."""
-    try:
-        texts = importlib.metadata.requires(DISTRIBUTION) or []
-        names = importlib.metadata.metadata(DISTRIBUTION).get_all("Provides-Extra", [])
-    except importlib.metadata.PackageNotFoundError:
+    """Our own requirements: always, and by extra. From the source tree if we run from one (what was installed from it may be
+    older), else from the installed distribution."""
+    if _PROJECT.exists():
         return _project()["dependencies"], _project()["optional-dependencies"]
+    texts = importlib.metadata.requires(DISTRIBUTION) or []
+    names = importlib.metadata.metadata(DISTRIBUTION).get_all("Provides-Extra", [])
     basic: list[str] = []
     extra: dict[str, list[str]] = {name: [] for name in names}
     for text in texts:
@@ -163,7 +122,7 @@ def _declared() -> tuple[list[str], dict[str, list[str]]]:
 
 
 def _project() -> dict[str, Any]:
-    project: dict[str, Any] = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    project: dict[str, Any] = tomllib.loads(_PROJECT.read_text())["project"]
     return project
 
 
@@ -209,13 +168,13 @@ def installed(names: Sequence[str], python: Python, at: str, cache: Path | None 
 
 def _compile(folder: Path, python: Python, at: str) -> None:
     """Nothing can be written in a container later, and without this every start of it would compile all again."""
-    version = _dotted(python.version)
+    version = dotted(python.version)
     here = sys.version_info[:2] == python.version
     interpreter = sys.executable if here else shutil.which(f"python{version}")
     if interpreter is None:
         raise ConfigError(
             f"the base image has Python {version}, and its packages are compiled with the same: install python{version} on this "
-            f"machine, or name a base image with Python {_dotted(sys.version_info[:2])}"
+            f"machine, or name a base image with Python {dotted(sys.version_info[:2])}"
         )
     words = [interpreter, "-P", *_COMPILE, "-s", str(folder), "-p", at, str(folder)]
     subprocess.run(words, check=True, capture_output=True, env={"PYTHONHASHSEED": "0", "PATH": os.environ["PATH"]})
@@ -224,7 +183,7 @@ def _compile(folder: Path, python: Python, at: str) -> None:
 def _pip(names: Sequence[str], python: Python, into: Path) -> None:
     words = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
     words += ["--no-deps", "--no-compile", "--only-binary", ":all:", "--target", str(into)]
-    words += ["--implementation", "cp", "--python-version", _dotted(python.version)]
+    words += ["--implementation", "cp", "--python-version", dotted(python.version)]
     words += [word for tag in python.platforms for word in ("--platform", tag)]
     done = subprocess.run([*words, *names], capture_output=True, text=True, check=False)
     if done.returncode == 0:
@@ -233,7 +192,7 @@ def _pip(names: Sequence[str], python: Python, into: Path) -> None:
         raise ConfigError("images are made with pip, which this Python lacks: python -m ensurepip")
     error = next((line for line in done.stderr.splitlines() if line.startswith("ERROR")), done.stderr.strip()[-400:])
     if "No matching distribution" in done.stderr and "onnection" not in done.stderr:
-        raise ConfigError(f"a package has no wheel for Python {_dotted(python.version)} on {python.machine}: {error}")
+        raise ConfigError(f"a package has no wheel for Python {dotted(python.version)} on {python.machine}: {error}")
     raise Unavailable(f"pip could not fetch the packages of the images: {error}")
 
 

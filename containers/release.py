@@ -22,7 +22,6 @@ from securesystemslib.signer import Signer
 import pipelines.metrics
 from containers import bases, packages
 from containers.bases import Known
-from containers.desired import Desired
 from containers.images import Base
 from containers.oci import Image, Layer, LayerStore
 from containers.profiles import LIB_DIRS
@@ -39,7 +38,7 @@ from pipelines.plan import Plan
 
 RELEASE = "application/vnd.sitestream.release.v1+json"
 SBOM, LICENCES = "application/vnd.cyclonedx+json", "text/plain"
-IMAGES, DOCUMENTS = "images", "documents"  # names in the repository
+DOCUMENTS = "documents"  # name in the repository
 DAYS_GOOD = 365  # a release that is older is not begun with anywhere
 ID_CHARS = 12
 
@@ -73,13 +72,22 @@ class Release(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
+class Piece:
+    """One service of a release, or the agent."""
+
+    service: str
+    images: tuple[Image, ...]  # lowest first
+    pins: tuple[tuple[str, ...], ...]  # the packages of each layer of packages, lowest first
+
+
+@dataclass(frozen=True)
 class Build:
-    """What a release is made of: services whose images are made, on a base whose layers are in the store."""
+    """What a release is made of: images that are made, on a base whose layers are in the store."""
 
     plan: Plan
     base_image: str
     base: Base
-    wanted: tuple[Desired, ...]
+    pieces: tuple[Piece, ...]
     store: LayerStore
 
 
@@ -93,7 +101,7 @@ class _Blob:
 def publish(repo: Repository, build: Build, signers: Sequence[Signer], clock: Clock, roots: Sequence[bytes]) -> Release:
     """Bring a release to a repository: images, documents, and last what makes it a release, signed if there are signers."""
     parts = _parts(build)
-    services = {d.service: _publish(repo, build, d, parts[d.service]) for d in build.wanted}
+    services = {p.service: _publish(repo, build, p, parts[p.service]) for p in build.pieces}
     made = _identified(
         Release(
             "",
@@ -145,7 +153,7 @@ def take(repo: Repository, name: str, root: bytes | None, store: LayerStore, clo
 def _fetch(repo: Repository, layer: Layer, store: LayerStore) -> None:
     if not store.path(layer).exists():
         store.folder.mkdir(parents=True, exist_ok=True)
-        pull_blob(repo, IMAGES, layer.digest, layer.size, store.path(layer))
+        pull_blob(repo, artifact.IMAGES, layer.digest, layer.size, store.path(layer))
 
 
 def metrics() -> dict[str, str]:
@@ -154,16 +162,21 @@ def metrics() -> dict[str, str]:
     return {m.name: m.documentation for m in REGISTRY.collect() if m.name.startswith("sitestream_")}
 
 
-def _publish(repo: Repository, build: Build, d: Desired, parts: tuple[Part, ...]) -> ServiceImage:
+def _publish(repo: Repository, build: Build, d: Piece, parts: tuple[Part, ...]) -> ServiceImage:
     image = whole(d.images[-1], build.base)
-    layers = [_Blob(layer.digest, layer.size, build.store.path(layer)) for layer in image.layers]
-    tag = image.tag.rpartition("/")[2].replace(":", "-")
-    manifest = artifact.put_image(repo, IMAGES, image.config.encode(), layers, tag)
+    tag, manifest = push_image(repo, image, build.store)
     bill, papers = sbom(image.tag, parts), licences(parts).encode()
     artifact.put_document(repo, DOCUMENTS, f"{tag}-sbom", bill, SBOM)
     artifact.put_document(repo, DOCUMENTS, f"{tag}-licences", papers, LICENCES)
     digests = [f"sha256:{hashlib.sha256(document).hexdigest()}" for document in (bill, papers)]
     return ServiceImage(image.tag, image.id, manifest, image.size, image.layers[-1].size, *digests)
+
+
+def push_image(repo: Repository, image: Image, store: LayerStore) -> tuple[str, str]:
+    """Bring an image whose layers are all in the store to a repository; its tag there and the digest of its manifest."""
+    layers = [_Blob(layer.digest, layer.size, store.path(layer)) for layer in image.layers]
+    tag = image.tag.rpartition("/")[2].replace(":", "-")
+    return tag, artifact.put_image(repo, artifact.IMAGES, image.config.encode(), layers, tag)
 
 
 def whole(image: Image, base: Base) -> Image:
@@ -179,10 +192,10 @@ def _parts(build: Build) -> dict[str, tuple[Part, ...]]:
         assert build.base.image is not None
         tars = [opened.enter_context(build.store.opened(layer)) for layer in build.base.image.layers]
         base = RootFS(*tars)
-        return {d.service: image_parts(build.base.python, dict(_package_folders(build, d)), base) for d in build.wanted}
+        return {d.service: image_parts(build.base.python, dict(_package_folders(build, d)), base) for d in build.pieces}
 
 
-def _package_folders(build: Build, d: Desired) -> Iterator[tuple[str, Path]]:
+def _package_folders(build: Build, d: Piece) -> Iterator[tuple[str, Path]]:
     for at, pins in zip(LIB_DIRS, d.pins, strict=False):
         yield at, packages.installed(pins, build.base.python, at)
 
@@ -191,7 +204,7 @@ def _package_layers(build: Build) -> dict[str, Layer]:
     assert build.base.image is not None
     below = len(build.base.image.layers)
     found: dict[str, Layer] = {}
-    for d in build.wanted:
+    for d in build.pieces:
         for n, pins in enumerate(d.pins):
             found[f"packages-{packages.folder_key(pins, build.base.python)}"] = d.images[-1].layers[below + n]
     return found

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from containers import names
 from containers.commands import Command, RemoveContainer, RemoveVolume, StartContainer, StopContainer
-from containers.desired import Desired
 from containers.drift import Drift
 from pipelines.errors import ConfigError
 from pipelines.versions import Fate, Version, compare
+
+if TYPE_CHECKING:  # else whoever reads a site would need what decides about it
+    from containers.wanted import Desired
 
 REVISIONS_KEPT = 3  # besides the running one
 Mark = Literal["+", "~", "-", "="]
@@ -121,15 +123,18 @@ class Change:
 
 
 def changes(
-    wanted: Sequence[Desired], current: Mapping[str, Container], recorded: Collection[str] = ()
+    wanted: Sequence[Desired], current: Mapping[str, Container], recorded: Collection[str] = (), *, ill: bool = True
 ) -> list[Change]:
-    """Every service of either side, in the order of `wanted`, then those that go. `recorded`: those that should be there."""
-    found = [_change(d, current.get(d.service), d.service in recorded) for d in wanted]
+    """Every service of either side, in the order of `wanted`, then those that go. `recorded`: those that should be there.
+
+    `ill`: whether one that is as it must be, but not well, is replaced.
+    """
+    found = [_change(d, current.get(d.service), d.service in recorded, ill) for d in wanted]
     gone = [s for s in current if s not in {d.service for d in wanted}]
     return found + [Change(s, "-", ("the pipeline has no work for it",)) for s in gone]
 
 
-def _change(wanted: Desired, have: Container | None, recorded: bool) -> Change:
+def _change(wanted: Desired, have: Container | None, recorded: bool, ill: bool) -> Change:
     if have is None:
         return Change(wanted.service, "+", ("drift: its container was removed" if recorded else "new",))
     if have.fingerprint != wanted.fingerprint:
@@ -138,7 +143,7 @@ def _change(wanted: Desired, have: Container | None, recorded: bool) -> Change:
         return Change(wanted.service, "~", differ or ("made by another version",), _foreign_state(wanted, have), state)
     if have.drift:
         return Change(wanted.service, "~", ("drift: " + ", ".join(map(str, have.drift)),), drift=have.drift)
-    return Change(wanted.service, "~", (f"it {have.trouble}",)) if have.trouble else Change(wanted.service, "=")
+    return Change(wanted.service, "~", (f"it {have.trouble}",)) if have.trouble and ill else Change(wanted.service, "=")
 
 
 def _foreign_state(wanted: Desired, have: Container) -> str:

@@ -11,7 +11,7 @@ import msgspec
 from pipelines.errors import ConfigError
 
 if TYPE_CHECKING:
-    from containers.deploy import Deployment
+    from containers.deployer import Deployment
 
 VERSION = 1
 DUE = "due"  # a part that is only known once it is made: a certificate not yet issued

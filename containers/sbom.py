@@ -25,7 +25,8 @@ from cyclonedx.output import make_outputter
 from cyclonedx.schema import OutputFormat, SchemaVersion
 from packageurl import PackageURL
 
-from containers.packages import DISTRIBUTION, Python, own_version
+from containers.packages import DISTRIBUTION, own_version
+from containers.python import Python
 from containers.rootfs import STATUS, RootFS, stanzas
 
 _PAPERS = ("licen", "copying", "notice", "author")  # how names of files with licences begin

@@ -9,10 +9,10 @@ from rich.filesize import decimal
 
 from containers import rollout
 from containers.console import Colour, coloured
-from containers.deploy import Deployment
-from containers.desired import Desired
+from containers.deployer import Deployment
 from containers.fleet.tables import listed
 from containers.rollout import Change
+from containers.wanted import Desired
 from pipelines.errors import SitestreamError
 
 MASK = "•••"

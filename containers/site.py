@@ -33,6 +33,10 @@ _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _SECRET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SECRET_REFERENCE = re.compile(r"(file|env):\S.*")
 _LOOKS_SECRET = re.compile(r"password|passwd|secret|token|private_key|access_key", re.IGNORECASE)
+_REPOSITORY = re.compile(r"(https?://)?([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(:\d{1,5})?(/[a-z0-9._-]+)*")
+_AGENT_KEY = re.compile(r"[A-Za-z0-9+/]{43}=:[A-Za-z0-9+/]{43}=")
+AGENT_SECRETS = ("registry_user", "registry_password")
+POLL_S_MIN, POLL_S_MAX = 1.0, 86_400.0
 _URL_LOGIN = re.compile(r"://[^/@\s]+:[^/@\s]*@")
 
 
@@ -89,6 +93,20 @@ class RolloutSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     errors_max: float = 0.1
 
 
+class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The agent of a site that pulls what it should run. Without a `repository` the site is pushed to."""
+
+    repository: str = ""  # host:port/folder, as the site reaches it
+    push: str = ""  # the same, as operators reach it; empty: the same address
+    key: str = ""  # the site's public keys, as `pipeline agent enrol` says them
+    poll: str = "60s"
+    ca: str = ""  # file: authority of the repository's certificate
+    plain: bool = False  # http, where anybody on the way can read along
+    socket: str = ""  # of the engine, on the site's machine; empty: that of `engine`, or /var/run/docker.sock
+    memory: str = "256MiB"
+    secrets: dict[str, str] = {}  # registry_user and registry_password, as 'file:PATH' or 'env:NAME'
+
+
 class Site(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The content of a site file."""
 
@@ -104,6 +122,7 @@ class Site(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     hosts: dict[str, str] = {}
     networks: Networks = Networks()
     rollout: RolloutSettings = RolloutSettings()
+    agent: AgentSettings = AgentSettings()
     services: Services = Services()
 
 
@@ -115,6 +134,11 @@ class SiteFile:
     site: Site
     fleet: Path | None = None  # the fleet folder that it is part of
     groups: tuple[str, ...] = ()
+
+    @property
+    def pulls(self) -> bool:
+        """Whether an agent at the site fetches what it should run; else it is pushed there."""
+        return bool(self.site.agent.repository)
 
     @property
     def folder(self) -> Path:
@@ -175,9 +199,46 @@ def checks(site: Site) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "rollout.health_timeout", lambda: duration_s(site.rollout.health_timeout)
     yield "rollout.soak", lambda: duration_s(site.rollout.soak)
     yield "rollout.errors_max", lambda: _share("rollout.errors_max", site.rollout.errors_max)
+    yield from _agent_checks(site.agent)
     for service in SERVICES:
         for field, check in _service_checks(service, getattr(site.services, service)):
             yield f"services.{service}.{field}", check
+
+
+def _agent_checks(agent: AgentSettings) -> Iterator[tuple[str, Callable[[], object]]]:
+    for field, address in (("repository", agent.repository), ("push", agent.push)):
+        yield (
+            f"agent.{field}",
+            lambda field=field, address=address: _require(  # type: ignore[misc]  # bound per turn
+                not address or _REPOSITORY.fullmatch(address) is not None,
+                f"agent.{field} = {address!r}: write host:port/folder, such as 'registry.example.com/press'",
+            ),
+        )
+    yield (
+        "agent.poll",
+        lambda: _require(
+            POLL_S_MIN <= duration_s(agent.poll) <= POLL_S_MAX,
+            f"agent.poll = {agent.poll!r}: write a time from {POLL_S_MIN:g} s to {POLL_S_MAX:g} s, such as '60s'",
+        ),
+    )
+    yield "agent.memory", lambda: size_bytes(agent.memory)
+    yield (
+        "agent.key",
+        lambda: _require(
+            not agent.key or _AGENT_KEY.fullmatch(agent.key) is not None,
+            "agent.key is no key of a site: write it as  pipeline agent enrol  says it",
+        ),
+    )
+    for name, value in agent.secrets.items():
+        yield f"agent.secrets.{name}", lambda name=name, value=value: _agent_secret(name, value)  # type: ignore[misc]  # bound per turn
+
+
+def _agent_secret(name: str, reference: str) -> None:
+    _require(name in AGENT_SECRETS, f"agent.secrets.{name} is not known: there are {' and '.join(AGENT_SECRETS)}")
+    _require(
+        _SECRET_REFERENCE.fullmatch(reference) is not None,
+        f"agent.secrets.{name} is not a reference: write 'file:PATH' or 'env:NAME', never the secret itself",
+    )
 
 
 def _service_checks(service: str, own: ServiceSettings) -> Iterator[tuple[str, Callable[[], object]]]:

@@ -60,6 +60,7 @@ class Rollout:
     journal: Callable[[State, str], None] = lambda state, why: None  # told of the beginning and of how and why it ended
     interrupted: bool = False
     why: str = ""  # it failed
+    judged: bool = False  # a new container was seen to be bad; else it failed for a reason that may pass
     _turn: int = 0
     _well: set[str] = field(default_factory=set)  # old ones that were healthy: they must be so again if they come back
     _before: dict[str, Figures | None] = field(default_factory=dict)  # service -> what the old one said at its end
@@ -165,6 +166,7 @@ class Rollout:
     def _unmet(self, watch: Watch) -> str:
         verdict, why = watch.look()
         if verdict == "failed":
+            self.judged = True
             self._show_log(watch.name)
             raise Unavailable(why)
         return why
@@ -182,6 +184,7 @@ class Rollout:
         self.progress("commit")
         for swap in self.swaps:  # those that came first may have failed since
             if swap.new and (trouble := self._seen(swap.new).trouble):
+                self.judged = True
                 self._show_log(swap.new)
                 raise Unavailable(f"{swap.service} {trouble} after it had been healthy")
         self.engine.run(_write(self.site, self.record))

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.measure import progress
-from containers.fetch import KAFKA_VERSION, cache_dir, kafka_jars, made_once, resolved
+from containers.cache import cache_dir, made_once
+from containers.fetch import KAFKA_VERSION, kafka_jars, resolved
 
 HERE = Path(__file__).parent
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from containers import rollout
+from containers.agent.status import Reported
 from containers.console import Colour, coloured, table
 from containers.rollout import Actual, Container
 from containers.site import SiteFile
@@ -13,7 +14,10 @@ from pipelines.errors import SitestreamError
 
 Reading = Actual | SitestreamError  # why it could not be read
 BROKEN_OFF = "A deploy was broken off, or somebody stopped a container: deploy again to mend it."
-_COLOURS: Mapping[str, Colour] = {"healthy": "green", "unhealthy": "red", "offline": "red", "broken off": "red"}
+_COLOURS: Mapping[str, Colour] = {
+    "healthy": "green", "unhealthy": "red", "offline": "red", "broken off": "red", "silent": "red",
+    "held back": "red", "trouble": "red",
+}  # fmt: skip
 
 
 def sites_text(sites: Sequence[SiteFile]) -> str:
@@ -55,6 +59,8 @@ def _state(reading: Reading) -> tuple[str, str]:
     if isinstance(reading, SitestreamError):
         return "offline", " ".join(str(reading).split())
     now = reading.current.values()
+    if isinstance(reading, Reported) and (told := _told(reading)):
+        return told
     if not now:
         return "nothing deployed", ""
     if rollout.repair(reading):
@@ -67,10 +73,49 @@ def _state(reading: Reading) -> tuple[str, str]:
     return ("changed by hand", ", ".join(changed)) if changed else ("healthy", "")
 
 
+def _told(reading: Reported) -> tuple[str, str] | None:
+    """What is to be said of a site that pulls before all that is said of its services."""
+    status = reading.status
+    assert status is not None
+    if reading.silent:
+        return "silent", f"its agent reported last {_age(reading.age_s)} ago"
+    if status.trouble:
+        return "held back" if status.newest != status.running else "trouble", status.trouble
+    return ("updating", f"release {status.newest}") if status.newest != status.running else None
+
+
+def _age(seconds: float) -> str:
+    for unit, scale in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * scale:
+            return f"{seconds // scale:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def _pulled_lines(reading: Reported) -> list[str]:
+    """What the agent says of itself."""
+    s = reading.status
+    assert s is not None
+    lines = [
+        f"release {s.running or 'none'}, newest {s.newest or 'none'}, reported {_age(reading.age_s)} ago by its agent"
+    ]
+    return [*lines, *([s.trouble] if s.trouble else [])]
+
+
+def _pulled_value(reading: Reported) -> dict[str, object]:
+    s = reading.status
+    assert s is not None
+    return {
+        "release": s.running, "newest_release": s.newest, "trouble": s.trouble, "reported_s_ago": round(reading.age_s),
+        "agent": s.agent, "silent": reading.silent,
+    }  # fmt: skip
+
+
 def site_text(name: str, actual: Actual) -> str:
     """One site: a line for each service."""
     now = actual.current.values()
     lines = [f"site {name}, revision {actual.revision}" if now else f"site {name}: nothing is deployed"]
+    if isinstance(actual, Reported):
+        lines += _pulled_lines(actual)
     if now:
         head = ["SERVICE", "STATE", "HEALTH", "RESTARTS", "SINCE", "IMAGE", "METRICS"]
         lines += ["", table(head, [_row(c) for c in now])]
@@ -99,7 +144,8 @@ def site_value(name: str, actual: Actual) -> dict[str, object]:
     """One site for programs."""
     services = [_facts(c) for c in actual.current.values()]
     broken_off = bool(rollout.repair(actual))
-    return {"site": name, "revision": actual.revision, "services": services, "broken_off": broken_off}
+    pulled = _pulled_value(actual) if isinstance(actual, Reported) else {}
+    return {"site": name, "revision": actual.revision, "services": services, "broken_off": broken_off} | pulled
 
 
 def fleet_value(sites: Sequence[SiteFile], found: Sequence[Reading]) -> dict[str, object]:

@@ -16,9 +16,10 @@ from urllib.parse import urlsplit
 from connectors import opcua
 from connectors.control import destination
 from connectors.mqtt import PORTS
-from containers.desired import Desired, readable
+from containers.desired import readable
 from containers.kubernetes.scope import Object, Scope
 from containers.profiles import METRICS_PORT
+from containers.wanted import Desired
 from pipelines.errors import ConfigError
 from pipelines.plan import Plan
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from containers import images as image_names
 from containers import names
-from containers.desired import Desired, desired
+from containers.desired import desired
 from containers.kubernetes import fit, network, scaling, storage, workload
 from containers.kubernetes.scope import Object, Scope
 from containers.site import SiteFile
+from containers.wanted import Desired
 from pipelines.plan import Plan
 
 SHARED = "00-namespace"  # kubectl takes the files of a folder by name, and the namespace must be there first

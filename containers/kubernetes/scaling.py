@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from containers.desired import Desired
 from containers.kubernetes.scope import Object, Scope
+from containers.wanted import Desired
 from pipelines import metrics
 
 LAG_RECORDS_MAX = 1000  # frames that may wait for each pod before another is started

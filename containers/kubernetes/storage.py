@@ -6,10 +6,10 @@ import shlex
 from typing import Any
 
 from connectors.upload.options import limits_of
-from containers.desired import Desired
 from containers.kubernetes.scope import Object, Scope
 from containers.profiles import CONFIG_DIR, DATA_DIR, SETTINGS_FILE, TMP_MIB_MAX
 from containers.site import ServiceSettings, SiteFile
+from containers.wanted import Desired
 
 CLAIM_MIB_MIN = 1024  # the least that common provisioners give
 SPOOL_PART = 0.8  # of the upload's claim; the rest is for its journal and what a file system needs itself

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from containers import names
-from containers.desired import Desired
 from containers.kubernetes import storage
 from containers.kubernetes.scope import Object, Scope
 from containers.profiles import HEALTH_PATH, METRICS_PORT, SECOND_NS
+from containers.wanted import Desired
 
 METRICS_PATH = "/metrics"
 SCALES = "process"  # the one service that may have several pods: Kafka shares the partitions out among them

@@ -2,6 +2,8 @@
 
     release         the tag is the release     what it consists of
     site/SITE       desired                    what the site should run
+    status/SITE     status                     how the site is, signed by the site itself
+    images          service and version        the images of all services
     trust           root-1, root-2, …          which keys count, see `trust.update_root`
 
 A document and its statement are two blobs of one manifest, so that a tag never leads to one without the other.
@@ -20,7 +22,7 @@ from containers.repository.manifests import OCI_MANIFEST, Body, Descriptor, deco
 from containers.repository.statement import DOCUMENT_BYTES_MAX, STATEMENT_BYTES_MAX
 from containers.repository.transfer import read_blob
 
-RELEASE, TRUST, DESIRED = "release", "trust", "desired"
+RELEASE, TRUST, DESIRED, IMAGES = "release", "trust", "desired", "images"
 STATEMENT = "application/vnd.sitestream.statement.v1+json"
 ROOT = "application/vnd.sitestream.root.v1+json"
 IMAGE_CONFIG = "application/vnd.oci.image.config.v1+json"

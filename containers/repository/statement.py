@@ -86,6 +86,14 @@ def check(state: State, statement: bytes, path: str, document: bytes, now_ns: in
     )
 
 
+def signed_version(root: bytes, statement: bytes, path: str) -> int:
+    """The version of a statement that keys of a root have signed, expired or not. `Untrusted` if they have not."""
+    what = f"the statement about {path}"
+    metadata = load(Targets, statement, STATEMENT_BYTES_MAX, what)
+    _signers(load(Root, root, ROOT_BYTES_MAX, "the newest root").signed, RELEASE_ROLE, metadata, what)
+    return metadata.signed.version
+
+
 def first_root(root: bytes) -> State:
     """Trust in a root that came by hand; it must be whole, and signed by the keys that it names."""
     metadata = load(Root, root, ROOT_BYTES_MAX, "the root")

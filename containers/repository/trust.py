@@ -15,6 +15,7 @@ import msgspec
 from containers.files import locked_folder, write_whole
 from containers.repository.errors import BrokenStore
 from containers.repository.statement import State, Verified, check, first_root, next_root, root_version
+from containers.repository.transfer import disk_full_explained
 from pipelines.clock import Clock
 from pipelines.errors import ConfigError
 
@@ -84,7 +85,8 @@ class TrustStore:
     def _write(self, copy: _Copy) -> None:
         body = msgspec.json.encode(copy)
         for name in COPIES:
-            write_whole(self.folder / name, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+            with disk_full_explained(self.folder / name):
+                write_whole(self.folder / name, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 
 
 def verify(trusted: TrustStore, statement: bytes, path: str, document: bytes, clock: Clock) -> Verified:

@@ -13,8 +13,8 @@ import docker
 import psutil
 from docker.errors import APIError, ImageNotFound
 
+from containers.cache import cache_dir
 from containers.child import Child
-from containers.fetch import cache_dir
 from pipelines.errors import Unavailable
 from tests.bed.firewall import docker_rules_kept
 from tests.bed.parts import CURE, find_part

@@ -63,9 +63,9 @@ class Part:
         self.stop()
 
 
-def http_get(port: int, path: str) -> tuple[int, bytes]:
+def http_get(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, bytes]:
     """Status and body of a GET on this machine; status 0 if nobody answers."""
-    link = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    link = http.client.HTTPConnection(host, port, timeout=5)
     try:
         link.request("GET", path)
         reply = link.getresponse()

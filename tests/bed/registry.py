@@ -1,4 +1,4 @@
-"""A real image registry (Debian's docker-registry, distribution 2.8) on loopback; plain, or with TLS, a password or tokens."""
+"""A real image registry (Debian's docker-registry, distribution 2.8); plain, or with TLS, a password or tokens."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ class ImageRegistry(Part):
     password = "bed-secret"
 
     def __init__(
-        self, folder: Path, *, tls: bool = False, auth: bool = False, token: Mapping[str, str] | None = None
-    ) -> None:
+        self, folder: Path, *, tls: bool = False, auth: bool = False, token: Mapping[str, str] | None = None,
+        host: str = "127.0.0.1",
+    ) -> None:  # fmt: skip
         port = free_port()
         self.folder, self.tls, self.ca = folder / "data", tls, folder / "ca.pem"
-        http: dict[str, object] = {"addr": f"127.0.0.1:{port}", "secret": "bed"}
+        self.host = host
+        http: dict[str, object] = {"addr": f"{host}:{port}", "secret": "bed"}
         if tls:
             authority = Authority(folder, SystemClock())
             authority.init()
@@ -49,9 +51,9 @@ class ImageRegistry(Part):
 
     def answers(self) -> bool:
         """See `Part.answers`."""
-        return http_get(self.port, "/v2/")[0] > 0
+        return http_get(self.port, "/v2/", self.host)[0] > 0
 
     @property
     def address(self) -> str:
-        """`127.0.0.1:port`, with https:// before it if it has TLS."""
-        return f"{'https://' if self.tls else ''}127.0.0.1:{self.port}"
+        """`host:port`, with https:// before it if it has TLS."""
+        return f"{'https://' if self.tls else ''}{self.host}:{self.port}"

@@ -13,11 +13,12 @@ from click.testing import CliRunner
 from containers import bus, show_plan
 from containers.certs import DAYS, Authority
 from containers.cli import main
-from containers.deploy import Deployment
-from containers.desired import Desired, desired
+from containers.deployer import Deployment
+from containers.desired import desired
 from containers.kubernetes import fit
 from containers.profiles import UID
 from containers.rollout import Actual
+from containers.wanted import Desired
 from pipelines.clock import ManualClock, SystemClock
 from pipelines.errors import ConfigError
 from pipelines.runtime.identity import CA_FILE, CERT_FILE, KEY_FILE

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from containers.desired import Desired, contents_of, desired, work_for
+from containers.desired import contents_of, desired, work_for
 from containers.images import Base, Contents
-from containers.packages import Python
+from containers.python import Python
 from containers.rollout import Container
 from containers.site import SiteFile, load_site
+from containers.wanted import Desired
 from pipelines.load import load
 from pipelines.plan import Plan
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from containers.desired import Desired, check, contents_of, desired, identity, work_for
+from containers.desired import check, contents_of, desired, identity, work_for
 from containers.images import Contents
 from containers.profiles import CONFIG_DIR, PROFILES, UID
 from containers.site import load_site
+from containers.wanted import Desired
 from pipelines.errors import ConfigError
 from pipelines.load import load
 from tests.containers.kit import BASE, SITE, site_of, wanted, with_environment, write_site

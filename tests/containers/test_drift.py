@@ -13,7 +13,8 @@ import pytest
 
 from containers import drift, rollout, show_plan
 from containers.commands import FillVolume, RemoveContainer, StartContainer
-from containers.deploy import Deployment, Operator
+from containers.deploy import Operator
+from containers.deployer import Deployment
 from containers.drift import Drift
 from containers.engine import Engine
 from containers.profiles import CONFIG_DIR
@@ -206,7 +207,7 @@ def test_plan_shows_drift_of_those_alone_who_have_it(hall: Hall) -> None:
     hall.update(ours["process"], Memory=GIB, MemorySwap=GIB)
     hall.api.connect_container_to_network(ours["process"], "office")
     hall.engine.run(RemoveContainer(ours["control"]))
-    todo = Deployment(tuple(hall.wanted.values()), hall.operator._actual(list(hall.wanted.values())))
+    todo = Deployment(tuple(hall.wanted.values()), hall.operator.as_it_is(list(hall.wanted.values())))
     text = click.unstyle(show_plan.text("hall1", todo)).splitlines()
     assert "+ control   drift: its container was removed" in text
     assert "~ process   drift: memory 2GiB → 1GiB, memory with swap 2GiB → 1GiB, network office added" in text

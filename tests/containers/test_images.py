@@ -14,8 +14,9 @@ import pytest
 from containers import images, oci, packages
 from containers.images import Base
 from containers.oci import LayerStore
-from containers.packages import Python, own_version
+from containers.packages import own_version
 from containers.profiles import PROFILES, UID
+from containers.python import Python
 from tests.containers.kit import BASE, contents, wanted
 
 FOUND = replace(BASE, image=oci.Base((oci.Layer("sha256:of-the-base"),), "x86_64", {"Env": ["PATH=/bin"]}))

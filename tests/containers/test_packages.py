@@ -12,7 +12,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from containers import packages
-from containers.packages import Python
+from containers.python import Python
 from pipelines.errors import ConfigError, Unavailable
 
 PYTHON = Python((3, 11), "x86_64", "2.36")

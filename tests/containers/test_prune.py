@@ -14,8 +14,8 @@ import pytest
 
 from connectors.opcua import guard
 from containers import images, packages, prune
-from containers.packages import Python
 from containers.profiles import PROFILES
+from containers.python import Python
 from pipelines.errors import ConfigError
 from tests.bed.opcua import PASSWORD, USERNAME, OpcuaServer, papers
 

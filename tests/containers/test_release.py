@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from containers import packages, profiles
+from containers.cache import cache_dir
 from containers.cli import main
 from containers.cli_release import one_of_each
-from containers.fetch import cache_dir
 from containers.release import Release
 from containers.repository import artifact
 from containers.repository.layout import Tar
@@ -71,7 +71,7 @@ def released(repo: Any) -> Release:
 def test_a_release_says_what_it_is_made_of(saved: Path) -> None:
     with Tar(saved) as repo:
         made = released(repo)
-        assert set(made.services) == set(profiles.PROFILES)
+        assert set(made.services) == {*profiles.PROFILES, "agent"}
         for service, image in made.services.items():
             manifest = json.loads(repo.manifest("images", image.manifest).content)
             assert sum(layer["size"] for layer in manifest["layers"]) == image.bytes
@@ -82,14 +82,15 @@ def test_a_release_says_what_it_is_made_of(saved: Path) -> None:
             assert bill
             assert papers
             names = {c["name"] for c in json.loads(bill.content)["components"]}
-            assert {"sitestream", "numpy", "python"} <= names
+            assert {"sitestream", "python"} <= names
+            assert ("numpy" in names) is (service != "agent")  # it computes nothing
             assert ("obstore" in names) is (service == "upload")  # only where a service needs it
-            assert b"numpy" in papers.content
+            assert b"msgspec" in papers.content
         assert made.metrics["sitestream_consumer_lag_records"]
         assert "store" in json.dumps(made.site_schema)
         layers = [json.loads(repo.manifest("images", i.manifest).content)["layers"] for i in made.services.values()]
         shared = [{below[n]["digest"] for below in layers} for n in (0, 1)]
-        assert [len(s) for s in shared] == [1, 1]  # the base, and what all need
+        assert [len(s) for s in shared] == [1, 2]  # the base; what all need, and what the agent needs
 
 
 def test_the_same_inputs_make_the_same_release_wherever_it_goes(

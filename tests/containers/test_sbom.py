@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from packageurl import PackageURL
 
 from containers import packages
-from containers.fetch import cache_dir
-from containers.packages import Python
+from containers.cache import cache_dir
 from containers.profiles import LIB_DIRS
+from containers.python import Python
 from containers.rootfs import RootFS
 from containers.sbom import Part, debian_parts, image_parts, licences, python_parts, sbom
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from containers.profiles import PROFILES
-from containers.site import EXAMPLE, RolloutSettings, Services, Site, load_site
+from containers.site import EXAMPLE, AgentSettings, RolloutSettings, Services, Site, load_site
 from pipelines.errors import ConfigError
 from pipelines.units import size_bytes
 from tests.containers.kit import SITE, write_site
@@ -26,9 +26,9 @@ def test_the_example_loads_and_shows_secrets_by_reference_only() -> None:
 
 def test_the_example_explains_every_setting() -> None:
     text = EXAMPLE.read_text()
-    for struct in (Site, RolloutSettings, *(f.type for f in msgspec.structs.fields(Services))):
+    for struct in (Site, RolloutSettings, AgentSettings, *(f.type for f in msgspec.structs.fields(Services))):
         for field in msgspec.structs.fields(struct):
-            assert re.search(rf"^#? ?(\[(services\.\w+\.)?)?{field.name}\b", text, re.MULTILINE), field.name
+            assert re.search(rf"^#? ?(\[((services\.\w+|agent)\.)?)?{field.name}\b", text, re.MULTILINE), field.name
 
 
 def test_the_example_tells_the_true_defaults() -> None:
@@ -58,6 +58,13 @@ def test_paths_are_relative_to_the_site_file(tmp_path: Path) -> None:
         ("[hosts]\n'a b' = '10.0.0.1'", r":6: hosts: 'a b' is not a host name"),
         ("[rollout]\nsoak = 'long'", r":6: 'long' is not a duration"),
         ("[rollout]\nerrors_max = 10.0", r":6: rollout.errors_max = 10: write a share from 0 to 1, such as 0.1 for a tenth"),
+        ("[agent]\nrepository = 'no such/PLACE'", r":6: agent.repository = 'no such/PLACE': write host:port/folder"),
+        ("[agent]\npush = 'ftp://x'", r":6: agent.push = 'ftp://x': write host:port/folder"),
+        ("[agent]\npoll = '1ms'", r":6: agent.poll = '1ms': write a time from 1 s to 86400 s, such as '60s'"),
+        ("[agent]\nkey = 'abc'", r":6: agent.key is no key of a site: write it as  pipeline agent enrol  says it"),
+        ("[agent]\nmemory = 'much'", r":6: 'much' is not a size"),
+        ("[agent.secrets]\nuser = 'env:X'", r":6: agent.secrets.user is not known: there are registry_user and"),
+        ("[agent.secrets]\nregistry_user = 'me'", r":6: agent.secrets.registry_user is not a reference: write 'file:PATH'"),
         ("[services.proces]\nmemory = '1GiB'", r":5: .*unknown field `proces`.*: did you mean `process`\?"),
         ("[services.process]\nmemry = '1GiB'", r":6: .*unknown field `memry`.*: did you mean `memory`\?"),
         ("[services.collect]\nmemory = '1GiB'\n[services.process]\nmemory = '1 gig'", r":8: '1 gig' is not a size: .*'64MiB'"),

@@ -14,9 +14,9 @@ from types import MappingProxyType
 import pytest
 
 from containers import packages
-from containers.fetch import cache_dir
-from containers.packages import Python
+from containers.cache import cache_dir
 from containers.profiles import LIB_DIRS
+from containers.python import Python
 from containers.slim import slim
 from pipelines.errors import ConfigError
 from tests.bed.engine import Engine

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from containers import doctor
 from containers.certs import Authority
-from containers.doctor import Facts, Finding, Seen
+from containers.doctor import Finding, Seen
+from containers.facts import Facts, facts
 from containers.rollout import Actual, Record
 from containers.scrape import Readings
 from pipelines.clock import SystemClock
@@ -48,13 +49,13 @@ def engine_with(**changes: Any) -> list[Finding]:
 
 
 def test_facts_are_read_from_what_the_engine_says() -> None:
-    said = doctor.facts(INFO, "1.49", 5)
+    said = facts(INFO, "1.49", 5)
     assert said.time_s == pytest.approx(1767265200.123456)
     assert said == replace(
         FACTS, time_s=said.time_s, image_bytes=5, limits={"memory": True, "pids": True, "cpu": False}
     )
-    assert not doctor.facts({**INFO, "SecurityOptions": ["name=seccomp,profile=unconfined"]}, "1.49", 5).seccomp
-    assert not doctor.facts({**INFO, "SecurityOptions": None}, "1.49", 5).seccomp
+    assert not facts({**INFO, "SecurityOptions": ["name=seccomp,profile=unconfined"]}, "1.49", 5).seccomp
+    assert not facts({**INFO, "SecurityOptions": None}, "1.49", 5).seccomp
 
 
 def test_an_engine_that_is_well_has_no_fault() -> None:
