@@ -20,7 +20,7 @@ from containers.commands import (
     RemoveVolume,
     StopContainer,
 )
-from containers.desired import Desired, desired, layer_store, network, work_for
+from containers.desired import Desired, desired, layer_store, network, services_at
 from containers.engine import Engine
 from containers.hold import held, operator_name
 from containers.images import Base
@@ -187,11 +187,13 @@ class Operator:
                 self.engine.run(command)
 
     def _identities(self, plan: Plan, *, renew: bool) -> bus.Files:
-        return bus.identity_files(self.site, [p.service for p in work_for(plan)], self.clock, renew=renew)
+        return bus.identity_files(self.site, [p.service for p in services_at(self.site, plan)], self.clock, renew=renew)
 
     def _grant(self, plan: Plan, *, revoke: bool = False) -> None:
         self.engine.fence()
-        added, removed = bus.grant(self.site, plan, [p.service for p in work_for(plan)], self.clock, revoke=revoke)
+        added, removed = bus.grant(
+            self.site, plan, [p.service for p in services_at(self.site, plan)], self.clock, revoke=revoke
+        )
         if added:
             self.report(f"Kafka: {added} rights granted")
         if removed and revoke:

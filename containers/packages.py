@@ -104,13 +104,14 @@ def extras() -> frozenset[str]:
 
 
 @functools.cache
-def pins(python: Python, wanted: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """'name==version' of our dependencies with the wanted extras and of all that they need, sorted, as installed here.
+def pins(python: Python, wanted: tuple[str, ...] = (), basic: bool = True) -> tuple[str, ...]:
+    """'name==version' of our dependencies with the wanted extras and of all that they need, sorted, as installed here; without
+    `basic`, of those extras alone.
 
     `ConfigError` if one is not installed here.
     """
-    basic, extra = _declared()
-    queue = [Requirement(r) for r in [*basic, *(r for e in wanted for r in extra[e])]]
+    always, extra = _declared()
+    queue = [Requirement(r) for r in [*(always if basic else ()), *(r for e in wanted for r in extra[e])]]
     found: dict[str, str] = {}
     while queue:
         requirement = queue.pop()

@@ -16,6 +16,8 @@ from typing import Literal
 
 import msgspec
 
+from connectors.firmware import windows
+from connectors.firmware.options import Options
 from pipelines.errors import ConfigError, SitestreamError
 from pipelines.settings import decode_strict
 from pipelines.topics import valid_name
@@ -50,6 +52,13 @@ class Services(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     process: ServiceSettings = ServiceSettings()
     upload: ServiceSettings = ServiceSettings()
     control: ServiceSettings = ServiceSettings()
+    firmware: ServiceSettings = ServiceSettings()
+
+
+class Firmware(Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the devices of the site get firmware."""
+
+    root: str = "firmware/metadata/1.root.json"  # file of the root that is trusted first
 
 
 class Networks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -99,6 +108,7 @@ class Site(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     hosts: dict[str, str] = {}
     networks: Networks = Networks()
     rollout: RolloutSettings = RolloutSettings()
+    firmware: Firmware | None = None
     services: Services = Services()
 
 
@@ -170,9 +180,22 @@ def checks(site: Site) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "rollout.health_timeout", lambda: duration_s(site.rollout.health_timeout)
     yield "rollout.soak", lambda: duration_s(site.rollout.soak)
     yield "rollout.errors_max", lambda: _share("rollout.errors_max", site.rollout.errors_max)
+    if site.firmware:
+        yield from _firmware_checks(site.firmware)
     for service in SERVICES:
         for field, check in _service_checks(service, getattr(site.services, service)):
             yield f"services.{service}.{field}", check
+
+
+def _firmware_checks(firmware: Firmware) -> Iterator[tuple[str, Callable[[], object]]]:
+    yield "firmware.repository", lambda: _url("firmware.repository", firmware.repository, "http", "https")
+    yield "firmware.mqtt", lambda: _url("firmware.mqtt", firmware.mqtt, "mqtt", "mqtts")
+    if firmware.http_url:
+        yield "firmware.http_url", lambda: _url("firmware.http_url", firmware.http_url, "http")
+    yield "firmware.window", lambda: windows.parse(firmware.window)
+    yield "firmware.refresh", lambda: duration_s(firmware.refresh)
+    yield "firmware.jitter", lambda: duration_s(firmware.jitter)
+    yield "firmware.images_max", lambda: size_bytes(firmware.images_max)
 
 
 def _service_checks(service: str, own: ServiceSettings) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -231,6 +254,12 @@ def _engine(url: str, tls: EngineTls | None) -> None:
         tls is not None or not url.startswith("tcp://"),
         f"engine = {url!r}: without TLS whoever reaches this port is root on the machine: add [engine_tls] with ca, cert and key",
     )
+
+
+def _url(field: str, url: str, *schemes: str) -> None:
+    wanted = " or ".join(f"'{scheme}://host'" for scheme in schemes)
+    _require(re.match(rf"({'|'.join(schemes)})://[^/]+", url) is not None, f"{field} = {url!r}: write {wanted}")
+    _no_login(field, url)
 
 
 def _host(name: str, address: str) -> None:

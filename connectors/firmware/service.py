@@ -19,6 +19,7 @@ from connectors.firmware.delivery import Store
 from connectors.firmware.desk import Desk
 from connectors.firmware.manifest import Image
 from connectors.firmware.mirror import Mirror, Signed, Untrusted, trusted_root
+from connectors.firmware.options import CA, HTTP_PORT, PASSWORD, ROOT_FILE, Options
 from connectors.firmware.protocol import topic
 from connectors.firmware.status import read
 from connectors.firmware.windows import parse
@@ -36,43 +37,15 @@ from pipelines.units import duration_s, size_bytes
 
 log = logging.getLogger("firmware")
 CONDITIONS = ("connected", "mqtt", "trusted")  # to Kafka; to the devices; what is signed is known and counts
-ROOT_SECRET = "firmware-root.json"  # noqa: S105 - no secret at all, but it comes the way secrets do: read-only
-HTTP_PORT = 9480
 POLL_MS = 200
 KEY_BYTES = 32
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The service's options in the site file, as text."""
-
-    repository: str  # URL of the TUF repository, or of the site's mirror of it
-    mqtt: str
-    mqtt_username: str = ""  # the password is the secret mqtt_password
-    window: str = ""  # when devices may restart; see connectors.firmware.windows
-    refresh: str = "5m"  # how often to look what is signed
-    jitter: str = "10m"  # a site begins to fetch an image within this time: not all at once
-    images_max: str = "2GiB"
-    http_url: str = ""  # under which devices reach HTTP_PORT; empty: MQTT only
-
-    @classmethod
-    def of(cls, settings: Settings) -> Options:
-        """`ConfigError` says which is missing or unknown."""
-        try:
-            return msgspec.convert(settings.options, cls)
-        except msgspec.ValidationError as e:
-            raise ConfigError(f"[services.firmware.options]: {e}: see docs/firmware.md") from e
-
-    def broker(self, folder: Path) -> Broker:
-        """Where the devices are."""
-        password, ca = (secret(name) if (folder / name).exists() else None for name in ("mqtt_password", "mqtt_ca"))
-        return Broker.of(self.mqtt, folder, username=self.mqtt_username or None, password=password, ca=ca)
 
 
 async def main(settings: Settings, health: Health, stop: asyncio.Event) -> None:
     """Update devices until told to stop."""
     options, site, folder = Options.of(settings), settings.site, Path(settings.data_dir)
-    windows, root = parse(options.window), trusted_root(Path(settings.secrets_dir) / ROOT_SECRET)
-    broker = options.broker(Path(settings.secrets_dir))
+    windows, root = parse(options.window), trusted_root(Path(settings.secrets_dir) / ROOT_FILE)
+    broker = _broker(options, Path(settings.secrets_dir))
     mirror = Mirror(options.repository, root, folder, size_bytes(options.images_max))
     store = Store(_key(folder), metrics.firmware_bytes.labels(site, "http").inc)
     await kafka.ensure(settings.brokers, topics_of(site))
@@ -92,6 +65,11 @@ async def main(settings: Settings, health: Health, stop: asyncio.Event) -> None:
             _hints(settings.brokers, site, desk, fetcher),
         )  # fmt: skip
         await _first([asyncio.ensure_future(part) for part in parts])
+
+
+def _broker(options: Options, secrets_dir: Path) -> Broker:
+    password, ca = (secret(name) if (secrets_dir / name).exists() else None for name in (PASSWORD, CA))
+    return Broker.of(options.mqtt, secrets_dir, username=options.mqtt_username or None, password=password, ca=ca)
 
 
 async def _first(tasks: list[asyncio.Future[None]]) -> None:

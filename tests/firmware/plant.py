@@ -23,7 +23,7 @@ import msgspec
 from connectors.firmware.campaign import Campaign, Plan
 from connectors.firmware.life import Entry, Timeouts
 from connectors.firmware.manifest import Manifest
-from connectors.firmware.service import ROOT_SECRET
+from connectors.firmware.options import ROOT_FILE
 from connectors.firmware.status import SiteStatus, read
 from containers.firmware.shelf import Shelf
 from containers.repository.ring import Ring
@@ -117,7 +117,7 @@ class Site:
     def __post_init__(self) -> None:
         secrets = self.folder / "secrets"
         secrets.mkdir(exist_ok=True)
-        shutil.copy(self.shelf.folder / "metadata" / "1.root.json", secrets / ROOT_SECRET)
+        shutil.copy(self.shelf.folder / "metadata" / "1.root.json", secrets / ROOT_FILE)
         self.port, self.log = free_port(), self.folder / "firmware.log"
         settings = {
             "site": self.name, "brokers": self.brokers, "pipeline": "", "data_dir": str(self.folder / "data"),
