@@ -11,6 +11,7 @@ from containers import (
     cli_certs,
     cli_deploy,
     cli_doctor,
+    cli_firmware,
     cli_fleet,
     cli_history,
     cli_keys,
@@ -67,6 +68,7 @@ for command in (
     cli_pipeline.device,
     cli_certs.certs,
     cli_keys.keys,
+    cli_firmware.firmware,
     cli_kubernetes.group,
 ):
     main.add_command(command)

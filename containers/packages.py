@@ -113,7 +113,7 @@ def pins(python: Python, wanted: tuple[str, ...] = (), basic: bool = True) -> tu
     always, extra = _declared()
     if unknown := sorted(set(wanted) - extra.keys()):
         raise ConfigError(
-            f"the sitestream that is installed here does not know the extra {unknown[0]}: it is older than its code; install it again"
+            f"the sitestream installed here does not know the extra {unknown[0]}: it is older than its code: install it again"
         )
     queue = [Requirement(r) for r in [*(always if basic else ()), *(r for e in wanted for r in extra[e])]]
     found: dict[str, str] = {}

@@ -26,6 +26,15 @@ CANARY_SITES_MAX = 5
 ALL = 1000  # permille
 
 
+class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When a campaign goes on, for whoever leads it. Shares are from 0 to 1."""
+
+    success_min: float = 0.95  # of those offered, for the next stage
+    lost_max: float = 0.02  # of a stage's devices; more, and the campaign pauses
+    at_risk_max: float = 0.02  # of all devices: lost or at risk at the same time, at least one
+    soak_s: float = 3600.0  # from the end of a stage to the next
+
+
 class Campaign(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An image for the devices of a model, some at a time."""
 
@@ -43,6 +52,7 @@ class Campaign(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     quotas: dict[str, int] = {}  # by site; a site that is not named has no part
     bounds: dict[str, int] = {}  # the highest quota that a site may still believe in, for whoever signs the next plan
     timeouts: Timeouts = Timeouts()
+    policy: Policy = Policy()
 
     def share(self, site: str) -> int:
         """Permille of the devices of a site that take part by now."""
@@ -95,7 +105,7 @@ def decode(raw: bytes) -> Plan:
 
 
 def _wrong(c: Campaign) -> list[str]:
-    growing = all(a < b for a, b in zip((0, *c.stages), c.stages, strict=False))
+    p, growing = c.policy, all(a < b for a, b in zip((0, *c.stages), c.stages, strict=False))
     rules = {
         "id: lower-case letters, digits, - and _": NAME.fullmatch(c.id),
         "path: MODEL/VERSION/FILE": c.path.startswith(f"{c.model}/{c.version}/"),
@@ -104,6 +114,8 @@ def _wrong(c: Campaign) -> list[str]:
         and c.stages[-1] == ALL,
         f"stage: 0 to {len(c.stages)}": 0 <= c.stage <= len(c.stages),
         f"canary: at most {CANARY_SITES_MAX} sites": len(c.canary) <= CANARY_SITES_MAX,
+        "policy: shares from 0 to 1, soak 0 or more": p.soak_s >= 0
+        and all(0 <= share <= 1 for share in (p.success_min, p.lost_max, p.at_risk_max)),
         "quotas: 0 or more": all(q >= 0 for q in c.quotas.values()),
     }
     return [rule for rule, kept in rules.items() if not kept]

@@ -19,26 +19,8 @@ from connectors.firmware.campaign import ALL, Campaign
 from connectors.firmware.life import State
 from connectors.firmware.roster import Standing
 from connectors.firmware.status import SiteStatus
-from pipelines.errors import ConfigError
 
 IDLE_SHARE_MAX = 0.25  # of what may be lost; if more lies with sites that have nothing to do, it is shared out anew
-
-
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """When a campaign goes on. Shares are from 0 to 1."""
-
-    success_min: float = 0.95  # of those offered, for the next stage
-    lost_max: float = 0.02  # of a stage's devices; more, and the campaign pauses
-    at_risk_max: float = 0.02  # of all devices: lost or at risk at the same time, at least one
-    soak_s: float = 3600.0  # from the end of a stage to the next
-
-    def __post_init__(self) -> None:
-        """Refuse what makes no sense."""
-        for name in ("success_min", "lost_max", "at_risk_max"):
-            if not 0 <= (share := getattr(self, name)) <= 1:
-                raise ConfigError(f"{name} = {share:g}: write a share from 0 to 1, such as 0.02")
-        if self.soak_s < 0:
-            raise ConfigError(f"soak {self.soak_s:g} s: cannot be negative")
 
 
 @dataclass(frozen=True)
@@ -63,7 +45,7 @@ class _Sum:
 
 
 def advance(
-    campaign: Campaign, counter: int, sites: Mapping[str, SiteStatus], policy: Policy, now_s: float,
+    campaign: Campaign, counter: int, sites: Mapping[str, SiteStatus], now_s: float,
     settled_s: float | None = None, away: Set[str] = frozenset(),
 ) -> Next:  # fmt: skip
     """`counter` is that of the plan that holds the campaign, `settled_s` as the call before gave it.
@@ -73,13 +55,13 @@ def advance(
     if campaign.state != "running":
         return Next(note=f"{campaign.state}: {campaign.reason}".rstrip(": "), settled_s=settled_s)
     total = _sum(campaign, sites, away)
-    if total.lost > int(policy.lost_max * total.stage):
+    if total.lost > int(campaign.policy.lost_max * total.stage):
         return _paused(campaign, f"{total.lost} devices are lost, of about {total.stage:.0f} in stage {campaign.stage}")
     near = [s for s in campaign.quotas if s in sites and s not in away]
     heard = bool(near) and all(sites[s].counter >= counter and not sites[s].held for s in near)
     if heard and not total.busy and (total.offered or not total.taken):
-        return _settled(campaign, counter, sites, policy, now_s if settled_s is None else settled_s, now_s, total)
-    shared = _shared(campaign, counter, sites, policy)
+        return _settled(campaign, counter, sites, now_s if settled_s is None else settled_s, now_s, total)
+    shared = _shared(campaign, counter, sites)
     return Next(replace_quotas(campaign, shared), "quotas are shared out anew" if shared else "")
 
 
@@ -89,17 +71,17 @@ def replace_quotas(campaign: Campaign, shared: tuple[dict[str, int], dict[str, i
 
 
 def _settled(
-    campaign: Campaign, counter: int, sites: Mapping[str, SiteStatus], policy: Policy, since_s: float, now_s: float,
+    campaign: Campaign, counter: int, sites: Mapping[str, SiteStatus], since_s: float, now_s: float,
     total: _Sum,
 ) -> Next:  # fmt: skip
-    if total.committed < policy.success_min * total.offered:
+    if total.committed < campaign.policy.success_min * total.offered:
         return _paused(campaign, f"{total.committed} of {total.offered} have committed in stage {campaign.stage}")
     if campaign.last:
         return Next(note=f"{total.committed} of {total.offered} devices have committed", done=True, settled_s=since_s)
-    if total.taken and now_s - since_s < policy.soak_s:
+    if total.taken and now_s - since_s < campaign.policy.soak_s:
         return Next(settled_s=since_s)
     onward = msgspec.structs.replace(campaign, stage=campaign.stage + 1)
-    quotas, bounds = share_out(onward, counter, sites, policy, everybody=True)
+    quotas, bounds = share_out(onward, counter, sites, everybody=True)
     return Next(
         msgspec.structs.replace(onward, quotas=quotas, bounds=bounds), f"stage {onward.stage} of {len(onward.stages)}"
     )
@@ -131,24 +113,24 @@ def _standing(sites: Mapping[str, SiteStatus], site: str, campaign: Campaign) ->
 
 
 def _shared(
-    campaign: Campaign, counter: int, sites: Mapping[str, SiteStatus], policy: Policy
+    campaign: Campaign, counter: int, sites: Mapping[str, SiteStatus]
 ) -> tuple[dict[str, int], dict[str, int]] | None:
     """Quotas shared out anew, if a site waits for one or much lies idle; None otherwise."""
     standings = {s: _standing(sites, s, campaign) for s in campaign.quotas}
     waiting = any(st.busy and campaign.quotas[s] <= st.lost for s, st in standings.items())
     idle = sum(max(0, campaign.quotas[s] - st.lost) for s, st in standings.items() if not st.busy)
-    if not waiting and idle <= IDLE_SHARE_MAX * _budget(campaign, sites, policy):
+    if not waiting and idle <= IDLE_SHARE_MAX * _budget(campaign, sites):
         return None
-    quotas, bounds = share_out(campaign, counter, sites, policy)
+    quotas, bounds = share_out(campaign, counter, sites)
     return (quotas, bounds) if quotas != campaign.quotas else None
 
 
-def _budget(campaign: Campaign, sites: Mapping[str, SiteStatus], policy: Policy) -> int:
-    return max(1, int(policy.at_risk_max * _sum(campaign, sites).devices))
+def _budget(campaign: Campaign, sites: Mapping[str, SiteStatus]) -> int:
+    return max(1, int(campaign.policy.at_risk_max * _sum(campaign, sites).devices))
 
 
 def share_out(
-    campaign: Campaign, counter: int, sites: Mapping[str, SiteStatus], policy: Policy, *, everybody: bool = False
+    campaign: Campaign, counter: int, sites: Mapping[str, SiteStatus], *, everybody: bool = False
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Quotas, and the highest that each site may believe in once they are published. `everybody`: a stage begins, so that
     sites that had nothing to do have; those that are known to have devices count.
@@ -156,7 +138,7 @@ def share_out(
     standings = {s: _standing(sites, s, campaign) for s in campaign.quotas}
     believed = {s: _believed(campaign, counter, sites, s) for s in campaign.quotas}
     needs = {s: (st.devices if everybody and campaign.share(s) else st.busy) for s, st in standings.items()}
-    budget = _budget(campaign, sites, policy)
+    budget = _budget(campaign, sites)
     want = _wanted({s: st.lost for s, st in standings.items()}, needs, budget)
     quotas = {s: min(want[s], believed[s]) for s in want}
     free = budget - sum(believed.values())

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,9 +34,9 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from connectors.firmware.campaign import PLAN_PATH, PLAN_ROLE, Plan, decode
+from connectors.firmware.campaign import PLAN_PATH, PLAN_ROLE, Campaign, Plan, decode
 from connectors.firmware.manifest import NAME, Manifest, image_of
-from containers.files import write_whole
+from containers.files import locked_folder, write_whole
 from containers.repository.ring import KEY_NAME, Ring, name_of
 from pipelines.clock import Clock
 from pipelines.errors import BadData, ConfigError
@@ -128,10 +128,11 @@ class Shelf:
         target = TargetFile(len(content), {"sha256": hashlib.sha256(content).hexdigest()}, path)
         target.unrecognized_fields["custom"] = msgspec.to_builtins(manifest)
         _check(path, target, images)
-        changed = self._current(manifest.model)
-        changed.signed.targets[path] = target
-        self._put(path, content)
-        self._release({manifest.model: changed})
+        with locked_folder(self.folder):
+            changed = self._current(manifest.model)
+            changed.signed.targets[path] = target
+            self._put(path, content)
+            self._release({manifest.model: changed})
         return path
 
     def plan(self) -> Plan:
@@ -141,12 +142,15 @@ class Shelf:
             return Plan(counter=0)
         return decode((self._targets / f"{target.hashes['sha256']}.{PLAN_PATH}").read_bytes())
 
-    def put_plan(self, plan: Plan) -> None:
-        """Sign a plan. Needs the campaigns key."""
-        if plan.counter <= self.plan().counter:
-            raise ConfigError(
-                f"plan {plan.counter} does not follow plan {self.plan().counter}: somebody else changed it"
-            )
+    def change_plan(self, edit: Callable[[tuple[Campaign, ...]], Iterable[Campaign]]) -> Plan:
+        """Sign what `edit` makes of the campaigns as the next plan. Needs the campaigns key."""
+        with locked_folder(self.folder):
+            old = self.plan()
+            new = Plan(counter=old.counter + 1, campaigns=tuple(edit(old.campaigns)))
+            self._put_plan(new)
+            return new
+
+    def _put_plan(self, plan: Plan) -> None:
         content = plan.encode()
         try:
             decode(content)
@@ -160,7 +164,8 @@ class Shelf:
 
     def refresh(self) -> datetime:
         """Sign anew that all this is the newest there is; until when. Needs the online key alone."""
-        return self._release({})
+        with locked_folder(self.folder):
+            return self._release({})
 
     @property
     def _metadata(self) -> Path:

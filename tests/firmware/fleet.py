@@ -13,7 +13,7 @@ from connectors.firmware.manifest import Image, Manifest
 from connectors.firmware.protocol import Report, Said
 from connectors.firmware.roster import Job, Roster, order_again, order_of
 from connectors.firmware.status import SiteStatus
-from containers.firmware.lead import Policy, advance
+from containers.firmware.lead import advance
 
 IMAGE = Image("m/2/fw.bin", 1000, "0" * 64, Manifest(model="m", hardware=("A",), version="2", security_version=1))
 TICK_S, LEAD_S = 20, 60
@@ -71,7 +71,6 @@ class Fleet:
         self.bricked: set[str] = set()
         self.most_at_risk = 0  # or bricked, at the same time
         self._risked: dict[str, int] = {}
-        self.policy = Policy()
         self.settled_s: float | None = None
         self.notes: list[str] = []
         self._due: list[tuple[float, int, str, Report]] = []
@@ -107,13 +106,13 @@ class Fleet:
                 self._n += 1
                 heapq.heappush(self._plans, (self.now_s + site.delay_s, self._n, site.name, self.plan))
 
-    def start(self, policy: Policy, **changes: object) -> None:
+    def start(self, **changes: object) -> None:
         """Begin a campaign for all."""
         self.run_for(TICK_S * 2)
         fields = {"canary": tuple(list(self.sites)[:5]), "quotas": dict.fromkeys(self.sites, 0)} | changes
         blank = Campaign(id="c", model="m", path=IMAGE.path, version="2", begun_s=0, timeouts=SHORT, **fields)  # type: ignore[arg-type]
         self.publish(blank)
-        self.policy, self.settled_s = policy, None
+        self.settled_s = None
 
     def run_for(self, seconds: float, lead: bool = False) -> bool:
         """Let time pass; with `lead` the operator's command runs. Whether the campaign is over."""
@@ -178,7 +177,7 @@ class Fleet:
     def _lead(self) -> bool:
         (campaign,) = self.plan.campaigns
         statuses = {s.name: s.status() for s in self.sites.values()}
-        step = advance(campaign, self.counter, statuses, self.policy, self.now_s, self.settled_s, self.deaf)
+        step = advance(campaign, self.counter, statuses, self.now_s, self.settled_s, self.deaf)
         self.settled_s = step.settled_s
         if step.note:
             self.notes.append(f"{self.now_s} s: {step.note}")

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from connectors.firmware.campaign import Campaign, Plan
+from connectors.firmware.campaign import Campaign
 from connectors.firmware.life import Entry, Timeouts
 from connectors.firmware.manifest import Manifest
 from connectors.firmware.options import ROOT_FILE
@@ -53,7 +53,7 @@ class Web:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+        self._server = ThreadingHTTPServer(("0.0.0.0", 0), functools.partial(Handler, directory=str(folder)))
         self._server.daemon_threads = True
         self.port = self._server.server_port
         self.url = f"http://127.0.0.1:{self.port}"
@@ -145,9 +145,7 @@ class Site:
 
     def put(self, campaign: Campaign) -> int:
         """Sign it; the counter of the plan."""
-        counter = self.shelf.plan().counter + 1
-        self.shelf.put_plan(Plan(counter=counter, campaigns=(campaign,)))
-        return counter
+        return self.shelf.change_plan(lambda _: (campaign,)).counter
 
     def change(self, **changes: Any) -> int:
         """Sign the campaign with changes."""
