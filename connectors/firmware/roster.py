@@ -201,4 +201,5 @@ def order_again(entry: Entry, report: Report) -> str:
         return ""
     if entry.campaign != report.campaign or entry.state in (State.IDLE, *ENDED):
         return "cancel"
-    return "install" if entry.state is State.INSTALLING and report.boot == entry.boot else ""
+    unheard = entry.state is State.INSTALLING and report.state is Said.VERIFIED and report.boot == entry.boot
+    return "install" if unheard else ""

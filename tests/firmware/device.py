@@ -224,7 +224,7 @@ class Device:
         flash = self.flash
         if hashlib.sha256(flash.slots[flash.other]).hexdigest() != flash.order["sha256"]:
             flash.slots[flash.other], flash.result = b"", ("DOWNLOADING", flash.order["campaign"], "the flash forgot")
-            return
+            raise PowerCut("begins again, in another life: this one might install")
         flash.trial, flash.tries = flash.other, TRIES
         self.at("slot marked")
         flash.result = ("REBOOTING", flash.order["campaign"], "")

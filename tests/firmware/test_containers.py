@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -86,7 +87,8 @@ class Plant:
 
     def inside(self, program: str) -> str:
         """What a Python program prints there."""
-        return str(self.container.exec_run(["python3", "-c", program]).output.decode())
+        output: Any = self.container.exec_run(["python3", "-c", program]).output
+        return str(output.decode())
 
 
 @pytest.fixture(scope="module")
