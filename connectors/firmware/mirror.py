@@ -175,7 +175,7 @@ class Mirror:
                 have = _begins_at(answer, have)
                 with part.open("r+b" if have else "wb") as file:
                     file.seek(have)
-                    for piece in answer.stream(PIECE_BYTES):
+                    while piece := answer.read1(PIECE_BYTES):  # what is there, so that a break loses nothing
                         have += len(piece)
                         if have > image.length or self._closed.is_set():
                             break

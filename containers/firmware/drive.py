@@ -49,6 +49,7 @@ class Leader:
     known: dict[str, SiteStatus] = field(default_factory=dict)
     devices: dict[str, list[Entry]] = field(default_factory=dict)
     settled_s: float | None = None
+    away: dict[str, str] = field(default_factory=dict)  # sites that do not answer, and why
 
     def run(self) -> int:
         """Until it is over or paused; the exit code."""
@@ -58,10 +59,13 @@ class Leader:
 
     def turn(self) -> int | None:
         """Look and decide once; the exit code if it is over."""
-        away = self.look()
+        before = set(self.away)
+        self.look()
+        for site in sorted(set(self.away) - before):
+            self.report(f"{site} does not answer, and is not waited for: {self.away[site]}")
         plan = self.shelf.plan()
         campaign = campaign_of(plan, self.campaign)
-        step = advance(campaign, plan.counter, self.known, self.clock.now_ns() / 1e9, self.settled_s, away)
+        step = advance(campaign, plan.counter, self.known, self.clock.now_ns() / 1e9, self.settled_s, set(self.away))
         self.settled_s = step.settled_s
         if step.note:
             self.report(f"{self.campaign}: {step.note}")
@@ -70,11 +74,10 @@ class Leader:
         state = (step.campaign or campaign).state
         return 0 if step.done else None if state == "running" else PAUSED
 
-    def look(self) -> set[str]:
-        """Read how all sites stand; those that do not answer."""
-        found, _ = reach.statuses(self.sites)
+    def look(self) -> None:
+        """Read how all sites stand."""
+        found, self.away = reach.statuses(self.sites)
         for site, (status, entries) in found.items():
             self.devices[site] = entries
             if status:
                 self.known[site] = status
-        return {s.site.site for s in self.sites} - set(found)

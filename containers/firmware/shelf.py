@@ -77,8 +77,12 @@ class Shelf:
             folder.mkdir(parents=True, exist_ok=True)
         for name, signer in made.items():
             self.ring.write(name, signer)
-        self._write(self._signed("root", Metadata(root), Metadata(root), 1), "root")
-        self._release({"targets": Metadata(targets), PLAN_ROLE: Metadata(Targets())}, fresh=True)
+        new = {
+            role: [s for n, s in made.items() if n.startswith(f"{role}-")] for role in ("root", "targets", PLAN_ROLE)
+        }
+        new |= {role: [made["online-1"]] for role in ("snapshot", "timestamp")}
+        self._write(self._signed("root", Metadata(root), Metadata(root), 1, new["root"]), "root")
+        self._release({"targets": Metadata(targets), PLAN_ROLE: Metadata(Targets())}, new)
         return list(made)
 
     def add_model(self, model: str) -> str:
@@ -201,25 +205,22 @@ class Shelf:
         newest = max(self._metadata.glob("*.root.json"), key=lambda p: int(p.name.partition(".")[0]))
         return Metadata.from_file(str(newest))
 
-    def _release(
-        self, changed: Mapping[str, Signed], new: Mapping[str, list[CryptoSigner]] | None = None, *, fresh: bool = False
-    ) -> datetime:
-        """Sign and write what has changed, and then that it counts; until when."""
-        root, delegator = self._root(), changed.get("targets") or self._current("targets")
+    def _release(self, changed: Mapping[str, Signed], new: Mapping[str, list[CryptoSigner]] | None = None) -> datetime:
+        """Sign and write what has changed, and then that it counts; until when. `new`: roles that begin, with their keys."""
+        new, root = new or {}, self._root()
+        delegator = changed.get("targets") or self._current("targets")
         done = []
+
+        def sign(role: str, by: Signed, metadata: Signed) -> None:
+            version = 1 if role in new else self._current(role).signed.version + 1
+            done.append((role, self._signed(role, by, metadata, version, new.get(role))))
+
         for role, metadata in changed.items():
-            version = 1 if fresh or role in (new or {}) else self._current(role).signed.version + 1
-            by = root if role == "targets" else delegator
-            done.append((role, self._signed(role, by, metadata, version, (new or {}).get(role))))
-        snapshot, timestamp = (
-            (Metadata(Snapshot()), Metadata(Timestamp())) if fresh else map(self._current, ("snapshot", "timestamp"))
-        )
+            sign(role, root if role == "targets" else delegator, metadata)
+        snapshot = Metadata(Snapshot()) if "snapshot" in new else self._current("snapshot")
         snapshot.signed.meta |= {f"{role}.json": MetaFile(metadata.signed.version) for role, metadata in done}
-        next_version = 1 if fresh else snapshot.signed.version + 1
-        timestamp.signed.snapshot_meta = MetaFile(next_version)
-        done.append(("snapshot", self._signed("snapshot", root, snapshot, next_version)))
-        next_version = 1 if fresh else timestamp.signed.version + 1
-        done.append(("timestamp", self._signed("timestamp", root, timestamp, next_version)))
+        sign("snapshot", root, snapshot)
+        sign("timestamp", root, Metadata(Timestamp(snapshot_meta=MetaFile(snapshot.signed.version))))
         for role, metadata in done:
             self._write(metadata, role)
         expires: datetime = min(metadata.signed.expires for _, metadata in done)

@@ -32,6 +32,8 @@ brokers = "{brokers}"
 partitions = 1
 engine = "{engine}"
 base_image = "{base}"
+[kafka]
+admin = "{admin}"
 [hosts]
 "{host}" = "gateway"
 [firmware]
@@ -60,7 +62,8 @@ class Plant:
         self.folder, self.engine, self.mosquitto = folder, engine, mosquitto
         self.name = f"fw{abs(hash(folder)) % 10**6}"
         settings = {
-            "name": self.name, "brokers": kafka.advertised_bootstrap, "engine": engine.url, "base": engine.base_image,
+            "name": self.name, "brokers": kafka.advertised_bootstrap, "admin": kafka.bootstrap,
+            "engine": engine.url, "base": engine.base_image,
             "host": HOST_IN_CONTAINERS, "web": web.port, "mqtt": mosquitto.port,
         }  # fmt: skip
         (folder / "site.toml").write_text(SITE.format(**settings))
