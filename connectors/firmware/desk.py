@@ -27,6 +27,7 @@ from pipelines.runtime.serve import Health
 log = logging.getLogger("firmware")
 LOOK_S = 0.2
 PROGRESS_S = 2.0  # so often the bytes that devices have are put on record
+AGAIN_S = 5.0  # the same chunks are not given to a device again sooner: on a slow link they may still be under way
 TOUCH_S = 10.0  # so often at least Kafka is asked whether the right to write is still ours
 
 
@@ -43,6 +44,7 @@ class Desk:
         self._signed: Signed | None = None
         self._jobs: dict[str, Job] = {}
         self._here: dict[str, Path] = {}  # images by sha256
+        self._given: dict[str, tuple[int, float]] = {}  # by device: the offset asked for last, and when
         self._dirty: set[str] = set()  # devices whose entries are not on record as they are
         self._later: set[str] = set()  # the same, where it is only that some more bytes have come
         self._later_s = 0.0
@@ -60,6 +62,8 @@ class Desk:
 
     async def hear(self, at: str, payload: bytes) -> None:
         """Take in what a device says, and give it the chunks that it asks for."""
+        if not payload:  # somebody took a retained report away
+            return
         try:
             report = decode_report(at, payload)
             entry = self._roster.hear(report, self._jobs, self._clock.now_ns())
@@ -182,8 +186,12 @@ class Desk:
         job = self._jobs.get(entry.model)
         if job is None or not job.running or job.campaign.id != entry.campaign:
             return
-        if (place := self._here.get(job.image.sha256)) is None:
+        offset, at_s = self._given.get(report.device, (-1, 0.0))
+        now_s = self._clock.monotonic_s()
+        place = self._here.get(job.image.sha256)
+        if place is None or (offset == report.offset and now_s - at_s < AGAIN_S):
             return
+        self._given[report.device] = (report.offset, now_s)
         for chunk in chunks(place, job.image.sha256, report.offset, report.want):
             await self._publish(topic(report.device, "chunk"), chunk, 0)
             metrics.firmware_bytes.labels(self._site, "mqtt").inc(len(chunk))

@@ -299,3 +299,6 @@ async def living(devices: list[Device], host: str, port: int) -> AsyncIterator[l
         for life in lives:
             life.cancel()
         await asyncio.gather(*lives, return_exceptions=True)
+        async with aiomqtt.Client(host, port) as client:  # others use this broker, too
+            for device in devices:
+                await client.publish(topic(device.name, "report"), b"", qos=1, retain=True)

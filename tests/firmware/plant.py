@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from connectors.firmware import topics_of
 from connectors.firmware.campaign import Campaign
 from connectors.firmware.life import Entry, Timeouts
 from connectors.firmware.manifest import Manifest
@@ -154,6 +155,7 @@ class Site:
 
     async def hint(self, counter: int) -> None:
         """Say that there is a newer plan."""
+        await kafka.ensure(self.brokers, topics_of(self.name))
         producer = await kafka.producer(self.brokers)
         await producer.send_and_wait(
             topics.firmware_desired(self.name), json.dumps({"counter": counter}).encode(), key=b"plan"

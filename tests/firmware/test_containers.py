@@ -68,7 +68,7 @@ class Plant:
         }  # fmt: skip
         (folder / "site.toml").write_text(SITE.format(**settings))
         (folder / "tiny.py").write_text(PIPELINE.format(**settings))
-        (folder / "press.bin").write_bytes(IMAGE[: 200 * 1024])
+        (folder / "press.bin").write_bytes(IMAGE[: 100 * 1024])
 
     def run(self, *words: str) -> tuple[int, str]:
         """Exit code and all that `pipeline words…` says."""
