@@ -27,7 +27,7 @@ from pipelines.runtime.serve import Health
 log = logging.getLogger("firmware")
 LOOK_S = 0.2
 PROGRESS_S = 2.0  # so often the bytes that devices have are put on record
-AGAIN_S = 5.0  # the same chunks are not given to a device again sooner: on a slow link they may still be under way
+AGAIN_S = 5.0  # a device that asks for the same again sooner is not answered: the answer may still be under way
 TOUCH_S = 10.0  # so often at least Kafka is asked whether the right to write is still ours
 
 
@@ -44,7 +44,7 @@ class Desk:
         self._signed: Signed | None = None
         self._jobs: dict[str, Job] = {}
         self._here: dict[str, Path] = {}  # images by sha256
-        self._given: dict[str, tuple[int, float]] = {}  # by device: the offset asked for last, and when
+        self._answered: dict[str, tuple[str, float]] = {}  # by device: what it asked for last, and when it got it
         self._dirty: set[str] = set()  # devices whose entries are not on record as they are
         self._later: set[str] = set()  # the same, where it is only that some more bytes have come
         self._later_s = 0.0
@@ -78,7 +78,8 @@ class Desk:
         if known is None or report.state is Said.OFFLINE:
             return
         if entry is None and (again := order_again(known, report)):
-            await self._tell(known, again)
+            if self._due(report.device, again):
+                await self._tell(known, again)
         elif report.want and known.campaign == report.campaign and known.state is State.DOWNLOADING:
             await self._give(known, report)
 
@@ -182,16 +183,22 @@ class Desk:
             metadata=self._signed.metadata[image.manifest.model],
         )  # fmt: skip
 
+    def _due(self, device: str, asked: str) -> bool:
+        """Whether a device is to be answered, or was just now."""
+        before, at_s = self._answered.get(device, ("", 0.0))
+        now_s = self._clock.monotonic_s()
+        if before == asked and now_s - at_s < AGAIN_S:
+            return False
+        self._answered[device] = (asked, now_s)
+        return True
+
     async def _give(self, entry: Entry, report: Report) -> None:
         job = self._jobs.get(entry.model)
         if job is None or not job.running or job.campaign.id != entry.campaign:
             return
-        offset, at_s = self._given.get(report.device, (-1, 0.0))
-        now_s = self._clock.monotonic_s()
         place = self._here.get(job.image.sha256)
-        if place is None or (offset == report.offset and now_s - at_s < AGAIN_S):
+        if place is None or not self._due(report.device, str(report.offset)):
             return
-        self._given[report.device] = (report.offset, now_s)
         for chunk in chunks(place, job.image.sha256, report.offset, report.want):
             await self._publish(topic(report.device, "chunk"), chunk, 0)
             metrics.firmware_bytes.labels(self._site, "mqtt").inc(len(chunk))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import itertools
 import json
 import urllib.error
 import urllib.request
@@ -120,7 +119,8 @@ class Device:
             await self._tell(client)
             async for message in _or_nothing(client, PATIENCE_S):
                 if message is None:
-                    await self._tell(client)
+                    if self.flash.result[0] in ("DOWNLOADING", "VERIFIED"):  # else nothing is waited for
+                        await self._tell(client)
                 elif str(message.topic).endswith("/chunk"):
                     await self._chunk(client, bytes(message.payload))
                 else:
@@ -273,12 +273,15 @@ async def _or_nothing(client: aiomqtt.Client, patience_s: float) -> AsyncIterato
     """Messages; None whenever none came for a while."""
     messages = aiter(client.messages)
     coming = asyncio.ensure_future(anext(messages))
+    waited = 0
     try:
-        for _ in itertools.count():
-            done, _pending = await asyncio.wait([coming], timeout=patience_s)
+        while True:
+            done, _ = await asyncio.wait([coming], timeout=patience_s * 2 ** min(waited, 3))
             if not done:
+                waited += 1
                 yield None
                 continue
+            waited = 0
             yield coming.result()
             coming = asyncio.ensure_future(anext(messages))
     finally:
