@@ -26,7 +26,9 @@ def bearer(site: str, service: str) -> str:
 def acls(plan: Plan, site: str, service: str) -> set[Acl]:
     """All that one service of a site may do."""
     who = principal(bearer(site, service))
-    rights = {"collect": _collect, "process": _process, "upload": _upload, "control": _control}[service]
+    rights = {"collect": _collect, "process": _process, "upload": _upload, "control": _control, "firmware": _firmware}[
+        service
+    ]
     always = [Acl(who, "describe", "topic", f"{site}.", prefixed=True), Acl(who, "write", "topic", topics.dead(site))]
     always += [Acl(who, "describe", "topic", source.topic) for source in _foreign(plan)]
     return {*always, *rights(plan, site, who)}
@@ -68,6 +70,12 @@ def _control(plan: Plan, site: str, who: str) -> Iterator[Acl]:
     yield from (*_both(who, topics.commands(site)), *_both(who, topics.acks(site)))
     yield from (Acl(who, "read", "group", f"{site}.control{part}") for part in ("", ".alarms"))
     yield Acl(who, "write", "transactional id", f"{site}.control")
+
+
+def _firmware(plan: Plan, site: str, who: str) -> Iterator[Acl]:
+    yield Acl(who, "read", "topic", topics.firmware_desired(site))
+    yield from _both(who, topics.firmware_status(site))
+    yield Acl(who, "write", "transactional id", f"{site}.firmware")
 
 
 def _both(who: str, topic: str) -> Iterator[Acl]:

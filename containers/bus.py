@@ -8,11 +8,12 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from connectors import firmware
 from connectors.control.bridge import topics_of
 from containers.acls import ADMIN, acls, bearer
 from containers.certs import Authority, Issued, principal
 from containers.commands import File
-from containers.profiles import PROFILES, SECRETS_FOLDER, UID
+from containers.profiles import FIRMWARE, PROFILES, SECRETS_FOLDER, UID
 from containers.site import SiteFile
 from pipelines.clock import Clock
 from pipelines.plan import Plan
@@ -75,12 +76,13 @@ def _as_admin(site: SiteFile, plan: Plan, services: tuple[str, ...], folder: str
     needed = [
         *plan.topics(s.site, s.partitions),
         *(topics_of(plan, s.site, s.partitions) if "control" in services else []),
+        *(firmware.topics_of(s.site) if FIRMWARE.service in services else []),
     ]
     wanted = {acl for service in services for acl in acls(plan, s.site, service)}
 
     async def work() -> tuple[int, int]:
         await kafka.ensure(brokers, unique(needed))
-        all_of_site = [principal(bearer(s.site, service)) for service in PROFILES]
+        all_of_site = [principal(bearer(s.site, service)) for service in (*PROFILES, FIRMWARE.service)]
         added, removed = await kafka.set_acls(brokers, wanted, all_of_site, revoke=revoke)
         return len(added), len(removed)
 

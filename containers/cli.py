@@ -13,6 +13,7 @@ from containers import (
     cli_deploy,
     cli_devices,
     cli_doctor,
+    cli_firmware,
     cli_fleet,
     cli_history,
     cli_keys,
@@ -72,6 +73,7 @@ for command in (
     cli_devices.group,
     cli_certs.certs,
     cli_keys.keys,
+    cli_firmware.firmware,
     cli_kubernetes.group,
 ):
     main.add_command(command)

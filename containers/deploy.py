@@ -12,7 +12,7 @@ from containers.commands import (
     StopContainer,
 )
 from containers.deployer import Deployer, Deployment, images_of
-from containers.desired import desired, layer_store, work_for
+from containers.desired import desired, layer_store, services_at
 from containers.engine import Engine
 from containers.hold import operator_name
 from containers.images import Base
@@ -163,11 +163,13 @@ class Operator(Deployer):
             self.engine.run(RemoveVolume(name))
 
     def _identities(self, plan: Plan, *, renew: bool) -> bus.Files:
-        return bus.identity_files(self.site, [p.service for p in work_for(plan)], self.clock, renew=renew)
+        return bus.identity_files(self.site, [p.service for p in services_at(self.site, plan)], self.clock, renew=renew)
 
     def _grant(self, plan: Plan, *, revoke: bool = False) -> None:
         self.engine.fence()
-        added, removed = bus.grant(self.site, plan, [p.service for p in work_for(plan)], self.clock, revoke=revoke)
+        added, removed = bus.grant(
+            self.site, plan, [p.service for p in services_at(self.site, plan)], self.clock, revoke=revoke
+        )
         if added:
             self.report(f"Kafka: {added} rights granted")
         if removed and revoke:

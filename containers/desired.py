@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from connectors.firmware.options import PASSWORD, ROOT_FILE
 from connectors.replay import FolderSource
 from connectors.secrets import Secret
 from containers import bus, images, names
@@ -26,6 +27,7 @@ from containers.oci import LayerStore
 from containers.profiles import (
     CONFIG_DIR,
     DATA_DIR,
+    FIRMWARE,
     METRICS_PORT,
     PIPELINE_DIR,
     PROFILES,
@@ -69,6 +71,11 @@ def work_for(plan: Plan) -> list[Profile]:
     return [p for p in PROFILES.values() if (any(plan.sinks_of(p.sink)) if p.sink else busy[p.service])]
 
 
+def services_at(site: SiteFile, plan: Plan) -> list[Profile]:
+    """All services of a site, in the order in which they are replaced."""
+    return [*([FIRMWARE] if site.site.firmware else []), *work_for(plan)]
+
+
 def desired(
     site: SiteFile,
     plan: Plan,
@@ -86,7 +93,7 @@ def desired(
     """
     check(site, plan)
     certified = identities or {}
-    return [_desired(site, plan, base, p, certified.get(p.service), secrets, fetch) for p in work_for(plan)]
+    return [_desired(site, plan, base, p, certified.get(p.service), secrets, fetch) for p in services_at(site, plan)]
 
 
 def check(site: SiteFile, plan: Plan) -> None:
@@ -111,7 +118,7 @@ def check_given(site: SiteFile, plan: Plan) -> None:
                     f"{site.path}: the stream {stream} is read from the serial port {path}, and collect may not use it: add "
                     f'under [services.collect] a line such as  devices = ["{path}"]'
                 )
-    for profile in work_for(plan):
+    for profile in services_at(site, plan):
         given = getattr(site.site.services, profile.service).secrets
         for secret, whose in _secrets_needed(site, plan, profile.service).items():
             if secret not in given:
@@ -123,6 +130,9 @@ def check_given(site: SiteFile, plan: Plan) -> None:
 
 def _secrets_needed(site: SiteFile, plan: Plan, service: str) -> dict[str, str]:
     """Names of the secrets that a service will ask for, and what for."""
+    firmware = site.site.firmware
+    if service == FIRMWARE.service and firmware:
+        return {PASSWORD: f"of the MQTT user {firmware.mqtt_username}"} if firmware.mqtt_username else {}
     needed = dict.fromkeys(sorted(_secrets_in(_part(plan, service))), "which the pipeline file names")
     if service == "upload":
         needed |= dict.fromkeys(
@@ -153,6 +163,8 @@ def _desired(
         )
         for name, ref in sorted(own.secrets.items())
     )
+    if profile is FIRMWARE:
+        secrets += (File(f"{SECRETS_FOLDER}/{ROOT_FILE}", _root(site), mode=0o400, uid=UID),)
     networks = tuple(network(site, n) for n in profile.networks)
     mounts = tuple(_mounts(site, profile, plan))
     limits = Limits(size_bytes(own.memory or profile.memory), own.cpus or profile.cpus)
@@ -174,7 +186,7 @@ def _desired(
     if certified is not None:  # a certificate is no secret, and another key comes with another certificate only
         certificate = [str(f.content) for f in certified if f.path.endswith((CERT_FILE, CA_FILE))]
         parts["certificate"] = hash_of(certificate) if certificate else "due"
-    pipeline = f"{plan.pipeline} {plan.fingerprint}"
+    pipeline = "" if profile.lean else f"{plan.pipeline} {plan.fingerprint}"
     state = plan.versions if service == "process" else {}
     return Desired(
         profile,
@@ -208,12 +220,39 @@ def _facts(site: SiteFile, plan: Plan, service: str) -> Mapping[str, bytes]:
     return dimensions.files(plan, dimensions.folder_of(site.pipeline)) if service == "process" else {}
 
 
+def _root(site: SiteFile) -> bytes:
+    """The root of trust for firmware; `ConfigError` if it is not there or is something else, such as a private key."""
+    assert site.site.firmware
+    path = site.resolve(site.site.firmware.root)
+    field = f"{site.path}: firmware.root"
+    try:
+        content = path.read_bytes()
+        signed = msgspec.json.decode(content)["signed"]["_type"] == "root"
+    except OSError as e:
+        raise ConfigError(
+            f"{field}: the file {path} cannot be read ({e.strerror}): put 1.root.json of the repository there"
+        ) from e
+    except (msgspec.DecodeError, LookupError, TypeError):
+        signed = False
+    if not signed:
+        raise ConfigError(f"{field}: {path} is no signed root: name 1.root.json of the firmware repository")
+    return content
+
+
+def _options(site: SiteFile, profile: Profile) -> dict[str, str]:
+    own: dict[str, str] = getattr(site.site.services, profile.service).options
+    if profile is not FIRMWARE or not site.site.firmware:
+        return own
+    table = msgspec.to_builtins(site.site.firmware)
+    return {name: value for name, value in table.items() if value and name != "root"} | own
+
+
 def _settings(site: SiteFile, profile: Profile) -> Settings:
     own, s = getattr(site.site.services, profile.service), site.site
     return Settings(
         site=s.site,
         brokers=s.brokers,
-        pipeline=images.pipeline_in_image(site.pipeline, PIPELINE_DIR),
+        pipeline="" if profile.lean else images.pipeline_in_image(site.pipeline, PIPELINE_DIR),
         partitions=s.partitions,
         data_dir=DATA_DIR,
         store=s.store if profile.sink == "parquet" else "",
@@ -221,7 +260,7 @@ def _settings(site: SiteFile, profile: Profile) -> Settings:
         kafka_security=s.kafka.security,
         metrics_port=METRICS_PORT,
         log_level=own.log_level,
-        options=own.options,
+        options=_options(site, profile),
     )
 
 
@@ -256,6 +295,8 @@ def read_secret(site: SiteFile, service: str, name: str, reference: str) -> byte
 def _part(plan: Plan, service: str) -> Any:
     """What of a plan decides how a service works."""
     readings = list(readable(plan).items())
+    if service == FIRMWARE.service:
+        return ()
     if service == "collect":
         return readings
     if service == "process":

@@ -73,6 +73,8 @@ class Contents:
     @property
     def packages_tag(self) -> str:
         """Image with the packages of every service."""
+        if not self.common:
+            return self.parent_tag
         return f"{REPOSITORY}/packages:{_short(self.base.id, packages.key(self.common))}"
 
     @property
@@ -80,7 +82,8 @@ class Contents:
         """Image with all packages of this service."""
         if not self.extra:
             return self.packages_tag
-        return f"{REPOSITORY}/packages-{'-'.join(self.extras)}:{_short(self.packages_tag, packages.key(self.extra))}"
+        below = self.packages_tag if self.common else self.base.id
+        return f"{REPOSITORY}/packages-{'-'.join(self.extras)}:{_short(below, packages.key(self.extra))}"
 
     @property
     def files_key(self) -> str:
@@ -96,6 +99,8 @@ def contents(
 
     `ConfigError` if a package is not installed here, or the pipeline file imports something that no image has.
     """
+    if profile.lean:
+        return _lean(profile, base)
     reader_modules = [reader.partition(":")[0] for reader in readers]
     extras = tuple(sorted({*profile.extras, *({m.split(".")[1] for m in reader_modules} & packages.extras())}))
     common = packages.pins(base.python)
@@ -116,6 +121,14 @@ def agent_contents(profile: Profile, base: Base) -> Contents:
     runs = modules.in_image(modules.closure([f"{profile.module}.__main__"], modules.of_agent))
     files = (*_files(runs | _about(), CODE_DIR), File(f"{DATA_DIR.strip('/')}/", b"", uid=UID))
     return Contents(base, profile.extras, pins, (), files, _digest(runs))
+
+
+def _lean(profile: Profile, base: Base) -> Contents:
+    """No pipeline, no package but its own, and of our code what the service itself imports."""
+    runs = modules.in_image(modules.closure([modules.entry(profile.module)], modules.without_pipelines))
+    files = [*_files(runs | _about(), CODE_DIR), File(f"{DATA_DIR.strip('/')}/", b"", uid=UID)]
+    extra = packages.pins(base.python, profile.extras, basic=False)
+    return Contents(base, profile.extras, (), extra, tuple(files), _digest({**runs, "": profile.module.encode()}))
 
 
 def _about() -> dict[str, bytes]:
@@ -167,7 +180,7 @@ def made(profile: Profile, what: Contents, store: LayerStore, *, fetch: bool) ->
 
 def _packages_of(what: Contents) -> list[tuple[str, str, tuple[str, ...]]]:
     """Tag, place and packages of the images under a service's own."""
-    layers = [(what.packages_tag, LIB_DIRS[0], what.common)]
+    layers = [(what.packages_tag, LIB_DIRS[0], what.common)] if what.common else []
     return layers + ([(what.parent_tag, LIB_DIRS[1], what.extra)] if what.extra else [])
 
 

@@ -37,6 +37,13 @@ def of_agent(module: str) -> Path | None:
     return _file(Path(containers.__path__[0]), rest) if package == "containers" else ours(module)
 
 
+def without_pipelines(module: str) -> Path | None:
+    """As `ours`, but for the package `pipelines` itself, which imports all with which pipelines are written; what lies in it is
+    found without it (PEP 420).
+    """
+    return None if module == pipelines.__name__ else ours(module)
+
+
 def beside(folder: Path) -> Find:
     """Finds modules that lie in a folder, such as those next to a pipeline file; never our own."""
     return lambda module: None if module.partition(".")[0] in _PACKAGES else _file(folder, module)

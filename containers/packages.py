@@ -70,6 +70,10 @@ def pins(python: Python, wanted: tuple[str, ...] = (), *, basic: bool = True) ->
     `ConfigError` if one is not installed here.
     """
     always, extra = _declared()
+    if unknown := sorted(set(wanted) - extra.keys()):
+        raise ConfigError(
+            f"the sitestream installed here does not know the extra {unknown[0]}: it is older than its code: install it again"
+        )
     queue = [Requirement(r) for r in [*(always if basic else ()), *(r for e in wanted for r in extra[e])]]
     found: dict[str, str] = {}
     while queue:

@@ -63,6 +63,7 @@ class Profile:
     extras: tuple[str, ...] = ()  # of our distribution; collect has those of its connectors
     sink: str | None = None  # the kind of sink it serves
     cpus: float = 1.0
+    lean: bool = False  # its image has neither the pipeline nor the packages with which pipelines compute
 
 
 # In the order in which they are replaced: those that read before those that write, so that nobody meets frames newer than itself.
@@ -82,6 +83,17 @@ PROFILES = {
     "process": Profile("process", "pipelines.runtime.worker", ("bus",), "2GiB", keeps=False),
     "collect": Profile("collect", "connectors.collect", ("bus", "ot"), "256MiB", keeps=False),
 }
+
+# For sites whose file has a table [firmware].
+FIRMWARE = Profile(
+    "firmware",
+    "connectors.firmware.service",
+    ("bus", "ot", "wan"),
+    "128MiB",
+    keeps=True,
+    extras=("firmware",),
+    lean=True,
+)
 
 INTERNAL = {"ot": True, "bus": True, "wan": False}
 # Engines before 25.0.5 ask a resolver of the machine itself (127.0.0.53) also for containers that have no way out, and a question

@@ -16,6 +16,8 @@ from typing import Literal
 
 import msgspec
 
+from connectors.firmware import windows
+from connectors.firmware.options import Options
 from pipelines.errors import ConfigError, SitestreamError
 from pipelines.settings import decode_strict
 from pipelines.topics import valid_name
@@ -59,6 +61,13 @@ class Services(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     process: ServiceSettings = ServiceSettings()
     upload: ServiceSettings = ServiceSettings()
     control: ServiceSettings = ServiceSettings()
+    firmware: ServiceSettings = ServiceSettings()
+
+
+class Firmware(Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the devices of the site get firmware."""
+
+    root: str = "firmware/metadata/1.root.json"  # file of the root that is trusted first
 
 
 class Networks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -123,6 +132,7 @@ class Site(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     networks: Networks = Networks()
     rollout: RolloutSettings = RolloutSettings()
     agent: AgentSettings = AgentSettings()
+    firmware: Firmware | None = None
     services: Services = Services()
 
 
@@ -200,6 +210,8 @@ def checks(site: Site) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "rollout.soak", lambda: duration_s(site.rollout.soak)
     yield "rollout.errors_max", lambda: _share("rollout.errors_max", site.rollout.errors_max)
     yield from _agent_checks(site.agent)
+    if site.firmware:
+        yield from _firmware_checks(site.firmware)
     for service in SERVICES:
         for field, check in _service_checks(service, getattr(site.services, service)):
             yield f"services.{service}.{field}", check
@@ -239,6 +251,17 @@ def _agent_secret(name: str, reference: str) -> None:
         _SECRET_REFERENCE.fullmatch(reference) is not None,
         f"agent.secrets.{name} is not a reference: write 'file:PATH' or 'env:NAME', never the secret itself",
     )
+
+
+def _firmware_checks(firmware: Firmware) -> Iterator[tuple[str, Callable[[], object]]]:
+    yield "firmware.repository", lambda: _url("firmware.repository", firmware.repository, "http", "https")
+    yield "firmware.mqtt", lambda: _url("firmware.mqtt", firmware.mqtt, "mqtt", "mqtts")
+    if firmware.http_url:
+        yield "firmware.http_url", lambda: _url("firmware.http_url", firmware.http_url, "http")
+    yield "firmware.window", lambda: windows.parse(firmware.window)
+    yield "firmware.refresh", lambda: duration_s(firmware.refresh)
+    yield "firmware.jitter", lambda: duration_s(firmware.jitter)
+    yield "firmware.images_max", lambda: size_bytes(firmware.images_max)
 
 
 def _service_checks(service: str, own: ServiceSettings) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -306,6 +329,12 @@ def _engine(url: str, tls: EngineTls | None) -> None:
         tls is not None or not url.startswith("tcp://"),
         f"engine = {url!r}: without TLS whoever reaches this port is root on the machine: add [engine_tls] with ca, cert and key",
     )
+
+
+def _url(field: str, url: str, *schemes: str) -> None:
+    wanted = " or ".join(f"'{scheme}://host'" for scheme in schemes)
+    _require(re.match(rf"({'|'.join(schemes)})://[^/]+", url) is not None, f"{field} = {url!r}: write {wanted}")
+    _no_login(field, url)
 
 
 def _host(name: str, address: str) -> None:

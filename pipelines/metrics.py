@@ -114,6 +114,25 @@ uplink_up = Gauge(_P + "uplink_up", "1 while the store answers.", ["site"])
 # control
 commands = Counter(_P + "commands_total", "Commands by the state they reached.", ["site", "state"])
 
+# firmware
+firmware_devices = Gauge(_P + "firmware_devices", "Devices by the state of their update.", ["site", "state"])
+firmware_ends = Counter(
+    _P + "firmware_updates_total", "Updates that came to an end, by the state in which.", ["site", "model", "state"]
+)
+firmware_bytes = Counter(
+    _P + "firmware_bytes_total", "Bytes of images fetched from the mirror, or given to devices.", ["site", "way"]
+)
+firmware_stage = Gauge(_P + "firmware_stage", "Stage of the campaign that counts, from 0.", ["site", "model"])
+firmware_quota = Gauge(
+    _P + "firmware_quota", "Devices that may be lost or at risk at the same time.", ["site", "model"]
+)
+firmware_lost = Gauge(
+    _P + "firmware_lost_devices", "Failed, rolled back or stalled in the campaign.", ["site", "model"]
+)
+firmware_expiry = Gauge(
+    _P + "firmware_repository_expiry_timestamp_seconds", "When what is signed no longer counts.", ["site"]
+)
+
 # meta
 build = Info(_P + "build", "Version of this service.")
 pipeline_info = Gauge(_P + "pipeline_info", "1; which revision of a pipeline runs.", ["site", "pipeline", "revision"])

@@ -66,6 +66,16 @@ def acks(site: str) -> str:
     return f"{site}.control.ack"
 
 
+def firmware_desired(site: str) -> str:
+    """Hints that there is a newer firmware plan, JSON; compacted. They can hold updates back, never begin one."""
+    return f"{site}.fw.desired"
+
+
+def firmware_status(site: str) -> str:
+    """How the update of each device stands, JSON, keyed by device, and how the site as a whole; compacted."""
+    return f"{site}.fw.status"
+
+
 def data(name: str, partitions: int, *, retention_bytes: int = 2**30) -> Topic:
     """A topic of frames. Retention is by bytes and by arrival time, never by a device's clock."""
     return Topic(name, partitions, (

@@ -12,7 +12,7 @@ from connectors.control import DeviceTopic
 from connectors.control.account import Account
 from connectors.control.commands import Command, decode, decode_ack
 from connectors.control.ledger import Entry, Event, Ledger, State
-from connectors.control.link import Link
+from connectors.link import Link
 from pipelines import metrics
 from pipelines.clock import Clock
 from pipelines.dead import DeadLetter
@@ -152,7 +152,7 @@ class Desk:
         async with self._changing:
             old = self._ledger.forgettable(self._clock.now_ns())
             if old:
-                await self._on_record(self._account.write([], old))
+                await self._on_record(self._account.keep([], old))
                 for entry in old:
                     self._ledger.forget(entry)
 
@@ -160,7 +160,7 @@ class Desk:
         """Put entries on record, then note them."""
         if not entries:
             return
-        await self._on_record(self._account.write(entries))
+        await self._on_record(self._account.keep(entries))
         for entry in entries:
             self._ledger.record(entry)
             metrics.commands.labels(self._site, entry.state.value).inc()

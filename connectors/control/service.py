@@ -19,7 +19,7 @@ from connectors.control.account import Account, read
 from connectors.control.app import app_of
 from connectors.control.bridge import Bridge, origins, topics_of
 from connectors.control.desk import Desk
-from connectors.control.link import Broker, Link
+from connectors.link import Broker, Link
 from pipelines import metrics, topics
 from pipelines.clock import SystemClock
 from pipelines.dead import DeadLetter
@@ -66,7 +66,7 @@ async def main(settings: Settings, health: Health, stop: asyncio.Event) -> None:
 
     async with contextlib.AsyncExitStack() as ending:
         ending.push_async_callback(kafka.stopped, producer)
-        account = await Account.open(settings.brokers, settings.site)
+        account = await Account.of(settings.brokers, settings.site)
         ending.push_async_callback(account.close)
         entries = await read(settings.brokers, settings.site)  # after the account is open: nobody else adds to them
         patterns = list({o.sink.topic: None for each in sources.values() for o in each})

@@ -18,7 +18,7 @@ from connectors.control import destination
 from connectors.mqtt import PORTS
 from containers.desired import readable
 from containers.kubernetes.scope import Object, Scope
-from containers.profiles import METRICS_PORT
+from containers.profiles import FIRMWARE, METRICS_PORT
 from containers.wanted import Desired
 from pipelines.errors import ConfigError
 from pipelines.plan import Plan
@@ -74,6 +74,9 @@ def _brokers(d: Desired, plan: Plan) -> Iterator[Endpoint]:
 
 def _devices(d: Desired, plan: Plan) -> Iterator[Endpoint]:
     """Sources that make their readings themselves have no broker."""
+    if d.profile is FIRMWARE:
+        yield _endpoint(d.settings.options["mqtt"])
+        return
     if d.profile.sink == "control":
         yield _endpoint(destination(plan, d.settings.options.get("mqtt"))[0])
         return
@@ -83,7 +86,8 @@ def _devices(d: Desired, plan: Plan) -> Iterator[Endpoint]:
 
 
 def _store(d: Desired, plan: Plan) -> Iterator[Endpoint]:
-    yield _endpoint(d.settings.options.get("s3_endpoint", "https://"))
+    url = "repository" if d.profile is FIRMWARE else "s3_endpoint"
+    yield _endpoint(d.settings.options.get(url, "https://"))
 
 
 def _endpoint(url: str) -> Endpoint:

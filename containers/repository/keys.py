@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer import CryptoSigner, Key
 from tuf.api.metadata import Metadata, Root
 
 from containers.files import write_whole
-from containers.repository import seal
 from containers.repository.errors import BelowThreshold, UnknownKey
+from containers.repository.ring import KEY_NAME, KeyFile, Ring, name_of
 from containers.repository.statement import (
     CREATED,
     RELEASE_ROLE,
@@ -40,15 +38,6 @@ ROOT_DAYS = 730
 KEYS_MAX = 32  # of one role
 Role = Literal["root", "release"]
 ROLES: dict[Role, str] = {"root": ROOT_ROLE, "release": RELEASE_ROLE}
-_NAME = "x-sitestream-name"  # of a key in a root
-
-
-class KeyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The content of NAME.key. `plain` is the private key as PEM, or `locked` the same by `seal.lock`."""
-
-    name: str
-    plain: bytes = b""
-    locked: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -138,7 +127,7 @@ class Keys:
     def release_signers(self) -> list[CryptoSigner]:
         """The release keys that are here; `ConfigError` if they are fewer than must sign."""
         role = self.root().roles[RELEASE_ROLE]
-        found = self._signers([k.name for k in self.listed() if k.role == "release"])
+        found = self._ring.signers([k.name for k in self.listed() if k.role == "release"])
         if len(found) < role.threshold:
             raise ConfigError(
                 f"{len(found)} release keys are in {self.folder} and {role.threshold} must sign: bring release-N.key there"
@@ -147,12 +136,16 @@ class Keys:
 
     def listed(self) -> list[Listed]:
         """All keys that count."""
-        root, files = self.root(), self._files()
+        root, files = self.root(), self._ring.files()
         return [
-            Listed(name := _name(root.keys[keyid]), role, keyid, _kept(files.get(name)))
+            Listed(name := name_of(root.keys[keyid]), role, keyid, _kept(files.get(name)))
             for role, tuf_role in ROLES.items()
             for keyid in root.roles[tuf_role].keyids
         ]
+
+    @property
+    def _ring(self) -> Ring:
+        return Ring(self.folder, self.passphrase, self.extra)
 
     def _find(self, name: str) -> Listed:
         listed = self.listed()
@@ -166,8 +159,8 @@ class Keys:
         new = copy.deepcopy(old)
         new.version += 1
         edit(new)
-        names = {_name(r.keys[keyid]) for r in (old, new) for keyid in r.roles[ROOT_ROLE].keyids}
-        here = {_name(signer.public_key): signer for signer in self._signers(names)}
+        names = {name_of(r.keys[keyid]) for r in (old, new) for keyid in r.roles[ROOT_ROLE].keyids}
+        here = {name_of(signer.public_key): signer for signer in self._ring.signers(names)}
         self._publish(new, made, {**here, **{n: s for n, s in made.items() if n in names}})
 
     def _publish(self, root: Root, made: dict[str, CryptoSigner], signers: dict[str, CryptoSigner]) -> None:
@@ -183,45 +176,8 @@ class Keys:
             ) from e
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, signer in made.items():
-            write_whole(self.folder / f"{name}.key", self._file(name, signer))
+            self._ring.write(name, signer)
         write_whole(self._root_path(root.version), content, mode=0o644)
-
-    def _signers(self, names: Iterable[str]) -> list[CryptoSigner]:
-        files = self._files()
-        return [self._signer(files[name]) for name in sorted(names) if name in files]
-
-    def _files(self) -> dict[str, KeyFile]:
-        found = {}
-        for path in (*sorted(self.folder.glob("*.key")), *self.extra):
-            try:
-                file = msgspec.json.decode(path.read_bytes(), type=KeyFile)
-            except OSError as e:
-                raise ConfigError(f"{path} cannot be read ({e.strerror}): name a key file that is there") from e
-            except msgspec.MsgspecError as e:
-                raise ConfigError(f"{path} is damaged, or no key file: bring back a copy of it") from e
-            found[file.name] = file
-        return found
-
-    def _signer(self, file: KeyFile) -> CryptoSigner:
-        private = file.plain
-        if file.locked:
-            if not self.passphrase:
-                raise ConfigError(
-                    f"{file.name} is locked: give its passphrase with  --passphrase file:PATH  or  env:NAME"
-                )
-            private = seal.unlock(self.passphrase, file.locked)
-        try:
-            signer = CryptoSigner(load_pem_private_key(private, None))
-        except ValueError as e:
-            raise ConfigError(f"{file.name}.key is damaged ({e}): bring back a copy of it") from e
-        signer.public_key.unrecognized_fields[_NAME] = file.name
-        return signer
-
-    def _file(self, name: str, signer: CryptoSigner) -> bytes:
-        private = signer.private_bytes
-        if self.passphrase:
-            return msgspec.json.encode(KeyFile(name, locked=seal.lock(self.passphrase, private)))
-        return msgspec.json.encode(KeyFile(name, plain=private))
 
     def _free_name(self, role: Role) -> str:
         """A name that no key of this fleet ever had."""
@@ -243,12 +199,8 @@ def _add(root: Root, name: str, key: Key) -> None:
     role = ROLES["root" if name.startswith("root-") else "release"]
     if len(root.roles[role].keyids) >= KEYS_MAX:
         raise ConfigError(f"there are {KEYS_MAX} keys of this kind already: revoke some")
-    key.unrecognized_fields[_NAME] = name
+    key.unrecognized_fields[KEY_NAME] = name
     root.add_key(key, role)
-
-
-def _name(key: Key) -> str:
-    return str(key.unrecognized_fields.get(_NAME, key.keyid[:8]))
 
 
 def _kept(file: KeyFile | None) -> Literal["plain", "locked", "elsewhere"]:

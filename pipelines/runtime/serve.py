@@ -7,12 +7,15 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from socketserver import TCPServer, ThreadingMixIn
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import make_wsgi_app
 
 from pipelines.errors import ConfigError
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
 
 
 @dataclass
@@ -45,6 +48,8 @@ class _HttpServer(ThreadingMixIn, WSGIServer):
 
 
 class _Quiet(WSGIRequestHandler):
+    timeout = 30  # seconds that a client may say nothing
+
     def log_message(self, format: str, *args: object) -> None:
         pass
 
@@ -67,11 +72,16 @@ def serve(port: int, health: Health, host: str = "0.0.0.0") -> Server:  # noqa: 
         respond("200 OK" if health.ok else "503 Service Unavailable", [("Content-Type", "application/json")])
         return [json.dumps({"healthy": health.ok, "conditions": health.conditions}).encode()]
 
+    return serve_app(port, app, "metrics", host)
+
+
+def serve_app(port: int, app: WSGIApplication, name: str, host: str = "0.0.0.0") -> Server:  # noqa: S104 - as above
+    """Serve a WSGI application on `port` (0: any free one); `ConfigError` if it is taken."""
     try:
         server = make_server(host, port, app, server_class=_HttpServer, handler_class=_Quiet)
     except OSError as e:
-        raise ConfigError(f"metrics port {port} cannot be used ({e.strerror}): set another `metrics_port`") from e
-    thread = threading.Thread(target=server.serve_forever, daemon=True, name="metrics")
+        raise ConfigError(f"{name} port {port} cannot be used ({e.strerror}): set another `{name}_port`") from e
+    thread = threading.Thread(target=server.serve_forever, daemon=True, name=name)
     thread.start()
 
     def stop() -> None:

@@ -9,19 +9,19 @@ import os
 import signal
 import sys
 
-from connectors.control.link import Link
 from connectors.control.service import CONDITIONS, main
+from connectors.link import Link
 from pipelines.runtime.service import run_service
 
 publish = Link.publish
 
 
-async def crash_before(self: Link, topic: str, payload: bytes) -> None:
+async def crash_before(self: Link, topic: str, payload: bytes, qos: int = 1) -> None:
     """On record, not actuated."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-async def crash_after(self: Link, topic: str, payload: bytes) -> None:
+async def crash_after(self: Link, topic: str, payload: bytes, qos: int = 1) -> None:
     """Actuated, no answer yet."""
     await publish(self, topic, payload)
     os.kill(os.getpid(), signal.SIGKILL)

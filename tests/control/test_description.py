@@ -11,8 +11,8 @@ import pytest
 from connectors import control, mqtt, replay
 from connectors.control.bridge import origins
 from connectors.control.commands import Answer, Command, decode, decode_ack
-from connectors.control.link import Broker
 from connectors.control.service import broker_of
+from connectors.link import Broker
 from connectors.secrets import secret
 from pipelines import Col, Key, Pipeline, Schema
 from pipelines.batch import Batch

@@ -13,7 +13,8 @@ from tuf.api.metadata import Root
 
 from containers.cli import main
 from containers.repository.errors import UnknownKey
-from containers.repository.keys import KeyFile, Keys
+from containers.repository.keys import Keys
+from containers.repository.ring import KeyFile
 from containers.repository.statement import RELEASE_ROLE, ROOT_BYTES_MAX, load, sign, signed
 from containers.repository.trust import TrustStore, update_root, verify
 from pipelines.clock import ManualClock

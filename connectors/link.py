@@ -1,4 +1,4 @@
-"""The MQTT link to the devices: publishes commands, hears answers, reconnects."""
+"""The MQTT link to the devices, for services that speak to them: publishes, hears what they say, reconnects."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from connectors.secrets import Secret
 from pipelines.errors import ConfigError, NotConnected
 from pipelines.runtime.serve import Health
 
-log = logging.getLogger("control.mqtt")
+log = logging.getLogger("mqtt")
 ANSWER_WAIT_S_MAX = 5.0  # for the broker, not for the device
-ANSWERS_QUEUED_MAX = 10_000  # beyond it answers are dropped, with a warning; their commands time out
+ANSWERS_QUEUED_MAX = 10_000  # beyond it what devices say is dropped, with a warning
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 Heard = Callable[[str, bytes], Awaitable[None]]
 
@@ -54,7 +54,7 @@ class Broker:
         )  # fmt: skip
 
     def client(self, identifier: str) -> aiomqtt.Client:
-        """A client with a persistent session: answers given while we are away are kept for us."""
+        """A client with a persistent session: what devices say while we are away is kept for us."""
         return aiomqtt.Client(
             self.host, self.port, username=self.username, password=self.password, identifier=identifier, clean_session=False,
             tls_params=aiomqtt.TLSParameters(ca_certs=self.ca) if self.tls else None,
@@ -71,20 +71,20 @@ class Link:
 
     @property
     def connected(self) -> bool:
-        """Whether a command could be published now."""
+        """Whether something could be published now."""
         return self._client is not None
 
-    async def publish(self, topic: str, payload: bytes) -> None:
-        """Return once the broker has taken the message; `NotConnected` if it is not known whether it has."""
+    async def publish(self, topic: str, payload: bytes, qos: int = 1) -> None:
+        """Return once the broker has taken the message (with QoS 0: once it is sent); `NotConnected` if that is not known."""
         if self._client is None:
             raise NotConnected("the MQTT link is down")
         try:
-            await self._client.publish(topic, payload, qos=1)
+            await self._client.publish(topic, payload, qos=qos)
         except aiomqtt.MqttError as e:
             raise NotConnected(f"the MQTT broker did not confirm: {e}") from e
 
     async def run(self, heard: Heard, connected: Callable[[], Awaitable[None]]) -> None:
-        """Keep the link up until cancelled; every answer goes to `heard`. Raises what `heard` and `connected` raise."""
+        """Keep the link up until cancelled; every message goes to `heard`. Raises what `heard` and `connected` raise."""
         backoff = Backoff()
         while True:
             try:

@@ -1,0 +1,1 @@
+"""Firmware as operators have it: keys, the signed repository, and campaigns over many sites. None of it is in an image."""
