@@ -46,7 +46,7 @@ async def test_kill_9_bends_no_line_of_a_swinging_door(
             await asyncio.to_thread(collect.start)
         await publishing.done()
     before = -1.0
-    while (now := collect.metric("source_records_total")) != before:  # until nothing more comes
+    while (now := collect.metric("source_records_total")) != before or not now:  # until nothing more comes
         before = now
         await asyncio.sleep(1.5)
     process = collect.child._process
