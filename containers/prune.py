@@ -7,7 +7,8 @@ is looked at by a person before it is shipped. What is cut says so in its first 
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Iterable, Iterator
+import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -201,21 +202,13 @@ def _fewer_ids(library: Path, path: str) -> None:
     file = library / path
     trees = [ast.parse(f.read_text()) for f in library.rglob("*.py") if f != file]
     named = {n.attr for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
-    (numbers,) = (s for s in ast.parse(file.read_text()).body if isinstance(s, ast.ClassDef))
-    left = [(name, value) for name, value in _numbers(numbers) if name in named]
-    lines = [NOTE.format("numbers that nothing names are gone"), f"class {numbers.name}:\n"]
-    lines += [f"    {name} = {value}\n" for name, value in left]
-    lines += [
-        f"\n\n{numbers.name.removesuffix('s')}Names = {{\n",
-        *(f"    {value}: {name!r},\n" for name, value in left),
-        "}\n",
-    ]
+    text = file.read_text()  # too large to be parsed: a line each
+    classes = re.findall(r"^class (\w+):$", text, re.M)
+    left = [(name, number) for name, number in re.findall(r"^    (\w+) = (\d+)$", text, re.M) if name in named]
+    if len(classes) != 1 or not left:
+        raise ConfigError(_strange(library, f"{path} is not one class of numbers"))
+    lines = [NOTE.format("numbers that nothing names are gone"), f"class {classes[0]}:\n"]
+    lines += [f"    {name} = {number}\n" for name, number in left]
+    names = classes[0].removesuffix("s")
+    lines += [f"\n\n{names}Names = {{\n", *(f"    {number}: {name!r},\n" for name, number in left), "}\n"]
     file.write_text("".join(lines))
-
-
-def _numbers(numbers: ast.ClassDef) -> Iterator[tuple[str, int]]:
-    for statement in numbers.body:
-        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            assert isinstance(statement.value, ast.Constant)
-            assert isinstance(statement.value.value, int)
-            yield statement.targets[0].id, statement.value.value

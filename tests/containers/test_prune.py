@@ -185,6 +185,7 @@ def copy(tmp_path: Path) -> Path:
         ("ua/uaprotocol_auto.py", "WriteRequest", "SetRequest", "ua/uaprotocol_auto.py has no WriteRequest"),
         ("ua/uaprotocol_auto.py", "class QueryNext", "class EraseRequest: ...\n\n\nclass QueryNext", "has EraseRequest"),
         ("ua/uaprotocol_auto.py", "class CancelRequest", "class StopRequest", "uaprotocol_auto.py lacks CancelRequest"),
+        ("ua/object_ids.py", "class ObjectIds:", "class ObjectIds(IntEnum):", "ua/object_ids.py is not one class of numbers"),
         ("client/ua_client.py", "class UaClient:", "class NewClient:", "client/ua_client.py has no UaClient"),
         ("client/ua_client.py", "class UASocketState", "default = UaClient()\n\n\nclass UASocketState", "still uses UaClient"),
         ("client/ua_client.py", "StateSubscription", "", "client/ua_client.py has no StateSubscription"),
