@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from connectors.backoff import Backoff
 from connectors.base import EndOfInput, Read, Readable, Reader
 from connectors.intake import Intake
 from connectors.outlet import Outlet, Record
+from connectors.owed import Owed
 from connectors.progress import Progress
 from pipelines import metrics, topics
 from pipelines.batch import TIME_MIN, Batch
@@ -33,8 +33,6 @@ from pipelines.wire import FrameInfo, encode
 
 KEYS_CACHED_MAX = 100_000
 ROWS_MAX = 4_096
-UNACKED_ROWS_MAX = 4_096  # that wait for a reading that is held back; beyond, the oldest are acknowledged nevertheless
-UNACKED_READS_MAX = 1_000
 STABLE_S = 10.0  # a link that breaks before is no success: two who throw each other out do so ever more slowly
 log = logging.getLogger("collect")
 
@@ -71,15 +69,6 @@ class Limits:
     rows_max: int = ROWS_MAX
     linger_s: float = 0.05
     heartbeat_s: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Unacked:
-    """A read of which something is held back."""
-
-    read: int
-    rows: int
-    ack: Callable[[], Awaitable[None]]
 
 
 class Framer:
@@ -132,7 +121,7 @@ class Collector:
         self._promised = TIME_MIN  # our newest watermark
         self._intake = Intake(source, site)
         self._reads = 0
-        self._unacked: deque[_Unacked] = deque()
+        self._owed = Owed()
         self.stream = source.stream
         self.connected = self.ended = False
         self._up_since_s = 0.0
@@ -198,8 +187,8 @@ class Collector:
             letters = [self._framer.dead(letter) for letter in got.rejects]
             await self._send(self._framer.frames(batch, self._watermark(), now_s) + letters)
             self._count(got)
-            self._unacked.append(_Unacked(self._reads, len(got.batch) + len(got.rejects), got.ack))
-            await self._acknowledge()
+            rows = len(got.batch) + len(got.rejects)
+            await self._owed.add(self._reads, rows, got.ack, oldest_held=self._intake.oldest_read, now_s=now_s)
 
     def _watermark(self) -> int:
         """How far the source has come, but for what is held back."""
@@ -212,26 +201,15 @@ class Collector:
                 await self._outlet.send(records)
         except BaseException:  # the devices' side will deliver again what Kafka has not: it must not seem reported
             self._intake.forget()
-            self._unacked.clear()
+            self._owed.forget()
             raise
-
-    async def _acknowledge(self) -> None:
-        """What was read before the oldest reading that is held back."""
-        waiting = sum(u.rows for u in self._unacked)
-        while self._unacked:
-            full = waiting > UNACKED_ROWS_MAX or len(self._unacked) > UNACKED_READS_MAX
-            if self._unacked[0].read >= self._intake.oldest_read and not full:
-                return
-            first = self._unacked.popleft()
-            waiting -= first.rows
-            await first.ack()
 
     async def _settle(self) -> bool:
         """Pass on and acknowledge what is held back, because the link or the process ends; whether Kafka has it."""
         try:
             for batch in self._intake.release():
                 await self._send(self._framer.frames(batch, self._watermark(), self._clock.monotonic_s()))
-            await self._acknowledge()
+            await self._owed.settle(self._intake.oldest_read)
         except Exception as e:  # it is not acknowledged, so it will come again
             self._failed("unavailable" if isinstance(e, Unavailable) else "bug", e)
             return False

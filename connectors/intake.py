@@ -76,10 +76,10 @@ class Intake:
         if not len(batch):
             batch = replace(self.empty, names=self._keys.names)
         else:
-            batch = self._with_slots(columns.fill(batch, self._schema, now_ns))
-            batch = scaled(self._blanked(batch), self._scales)
-            self._heard(batch, now_s, now_ns)
-            batch = self._usable(batch)
+            batch = scaled(self._blanked(columns.fill(batch, self._schema, now_ns)), self._scales)
+            known = self._with_slots(batch)
+            self._heard(known, now_s, now_ns)
+            batch = self._usable(batch if self._reporter is None and self._silence is None else known)
         out = [batch if self._reporter is None else self._reported(self._reporter, batch, read, watermark)]
         if self._silence is not None:
             out += self._fallen(self._silence, watermark, now_s)

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from connectors.replay import FolderSource
 from connectors.secrets import Secret
 from containers import bus, images, names
 from containers.commands import CreateContainer, File
@@ -250,7 +251,7 @@ def _desired(
         for name, ref in sorted(own.secrets.items())
     )
     networks = tuple(network(site, n) for n in profile.networks)
-    mounts = tuple(_mounts(site, profile))
+    mounts = tuple(_mounts(site, profile, plan))
     limits = Limits(size_bytes(own.memory or profile.memory), own.cpus or profile.cpus)
     devices = Devices(own.devices, own.device_group)
     frame = container_config(
@@ -321,12 +322,15 @@ def _settings(site: SiteFile, profile: Profile) -> Settings:
     )
 
 
-def _mounts(site: SiteFile, profile: Profile) -> Iterator[Mount]:
+def _mounts(site: SiteFile, profile: Profile, plan: Plan) -> Iterator[Mount]:
     if profile.keeps:
         yield Mount(names.data(site.site.site, profile.service), DATA_DIR, read_only=False)
     if profile.sink == "parquet" and site.site.store.startswith("file:"):
         folder = urlsplit(site.site.store).path
         yield Mount(folder, folder, read_only=False)
+    watched = readable(plan).values() if profile.service == "collect" else ()
+    for folder in dict.fromkeys(s.folder for s in watched if isinstance(s, FolderSource)):
+        yield Mount(folder, folder, read_only=False)  # what was read is moved to done/ in it
 
 
 def read_secret(site: SiteFile, service: str, name: str, reference: str) -> bytes:

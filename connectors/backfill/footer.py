@@ -49,7 +49,9 @@ class Wanted:
         fields = [f for f in step.row.fields if f.qualified in needed]
         columns = tuple((f.qualified, f.name, f.dtype) for f in fields)
         since = -TIME_NS_MAX if step.kind == "table" else low
-        absent = dict(Layout.of(step.spec.schema).absent)
+        layout = Layout.of(step.spec.schema)
+        filled = {f.name: 0 for f in step.spec.schema.measured().fields if f not in layout.row.fields}
+        absent = dict(layout.absent) | filled  # of older files: readings were good, and it is not known when they came
         return cls(step.spec.stream, step.row.key, columns, absent, since, high, plan.conditions(step.name))
 
     @property

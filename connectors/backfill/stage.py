@@ -11,8 +11,9 @@ from typing import Any, BinaryIO
 
 from connectors import replay
 from connectors.backfill.dataset import Found
+from connectors.columns import fill
 from connectors.parquet.writer import Part, Rows
-from connectors.replay import ReplaySource
+from connectors.replay import FolderSource, ReplaySource
 from connectors.replay.files import Block, blocks
 from connectors.upload.disk import Disk
 from pipelines.batch import Batch
@@ -53,15 +54,17 @@ class Staging:
         source = self.plan.sources[stream]
         if isinstance(source, ReplaySource):
             return replace(source, path=glob.escape(path))
+        if isinstance(source, FolderSource):
+            return ReplaySource(source.schema, source.stream, glob.escape(path), 0.0, source.form)
         return replay.source(source.schema, glob.escape(path), speed=0)
 
 
 def _batches(source: ReplaySource[Any]) -> Iterator[list[Batch]]:
     held: list[Batch] = []
     rejects = 0
-    for block in blocks(source):
+    for block in blocks(source.path, source.form):
         rejects += _complain(block, rejects)
-        held += [block.batch] if len(block.batch) else []
+        held += [fill(block.batch, source.schema, block.batch.time)] if len(block.batch) else []
         if sum(map(len, held)) >= FILE_ROWS:
             yield held
             held = []

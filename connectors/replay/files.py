@@ -1,12 +1,13 @@
-"""CSV and Parquet files -> columns, block by block in bounded memory."""
+"""CSV, Parquet and JSONL files -> columns, block by block in bounded memory."""
 
 from __future__ import annotations
 
 import csv
 import glob
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,8 @@ import pyarrow.parquet as pq
 
 from connectors import columns
 from connectors.columns import EXPECTED, Faults, Layout, Raw, shown
-from connectors.replay import FILE_STEM, ReplaySource
+from connectors.payloads import PAYLOAD_BYTES_MAX, Payloads
+from connectors.replay import FILE_STEM, Form
 from pipelines.batch import TIME_MAX, Batch
 from pipelines.dead import DeadLetter
 from pipelines.errors import ConfigError
@@ -47,32 +49,37 @@ class _Part:
     table: pa.Table
     lines: Array
     broken: tuple[DeadLetter, ...] = ()
+    faults: Faults | None = None  # what is known to be wrong already
+    raw: Sequence[bytes] = ()  # the rows as they stand in the file, if they are not cells
 
 
-def blocks(source: ReplaySource[Any]) -> Iterator[Block]:
-    """Every block of every file; `ConfigError` if there is no file, or one lacks a column."""
-    paths = sorted(glob.glob(source.path, recursive=True))
+def blocks(path: str, form: Form[Any]) -> Iterator[Block]:
+    """Every block of every file that matches; `ConfigError` if there is no file, or one lacks a column or is damaged."""
+    paths = sorted(glob.glob(path, recursive=True))
     if not paths:
-        raise ConfigError(f"replay: no file matches {source.path!r}")
-    layout = Layout.of(source.schema)
-    for path in paths:
-        try:
-            for part in _csv(path, source) if path.lower().endswith(".csv") else _parquet(path, source):
-                yield _block(path, part, source, layout)
-        except (pa.ArrowException, OSError) as e:
-            raise ConfigError(f"replay: {path} cannot be read: {e}") from e
+        raise ConfigError(f"replay: no file matches {path!r}")
+    for file in paths:
+        yield from blocks_of(file, form)
 
 
-def _block(path: str, part: _Part, source: ReplaySource[Any], layout: Layout) -> Block:
+def blocks_of(path: str, form: Form[Any]) -> Iterator[Block]:
+    """Every block of a file; `ConfigError` if it lacks a column or is damaged."""
+    layout = Layout.of(form.schema)
+    try:
+        for part in _PARTS[PurePath(path).suffix.lower()](path, form):
+            yield _block(path, part, form, layout)
+    except (pa.ArrowException, OSError) as e:
+        raise ConfigError(f"replay: {path} cannot be read: {e}") from e
+
+
+def _block(path: str, part: _Part, form: Form[Any], layout: Layout) -> Block:
     rows = part.table.num_rows
-    faults = Faults(rows)
+    faults = part.faults or Faults(rows)
     table = {name: _text(name, part.table.column(name).combine_chunks(), faults) for name in part.table.column_names}
-    values = {name: _typed(header, table[header], layout.arrow[name], faults) for name, header in source.headers}
-    keys = (
-        pa.array([_stem(path)] * rows, pa.string()) if source.key == FILE_STEM else table[source.key].cast(pa.string())
-    )
-    time, there = _times(table[source.time], source, faults)
-    faults.add(~there, "missing", lambda _: f"{source.time} is missing")
+    values = {name: _typed(header, table[header], layout.arrow[name], faults) for name, header in form.headers}
+    keys = pa.array([_stem(path)] * rows, pa.string()) if form.key == FILE_STEM else table[form.key].cast(pa.string())
+    time, there = _times(table[form.time], form, faults)
+    faults.add(~there, "missing", lambda _: f"{form.time} is missing")
     batch = columns.batch(layout, Raw(keys, time, values), faults, latest_ns=TIME_MAX)
     rejects = tuple(_dead(path, part, i, *faults.found[i]) for i in sorted(faults.found))
     return Block(batch, part.broken + rejects, rows + len(part.broken))
@@ -80,19 +87,19 @@ def _block(path: str, part: _Part, source: ReplaySource[Any], layout: Layout) ->
 
 def _dead(path: str, part: _Part, row: int, reason: str, text: str) -> DeadLetter:
     origin = f"{path}:{part.lines[row]}"
-    payload = b",".join(_cell(v) for v in part.table.slice(row, 1).to_pylist()[0].values())
-    return DeadLetter(payload, reason, f"{origin}: {text}", origin)
+    cells = part.raw[row] if part.raw else b",".join(map(_cell, part.table.slice(row, 1).to_pylist()[0].values()))
+    return DeadLetter(cells[:PAYLOAD_BYTES_MAX], reason, f"{origin}: {text}", origin)
 
 
-def _times(column: pa.Array, source: ReplaySource[Any], faults: Faults) -> tuple[Array, Array]:
+def _times(column: pa.Array, form: Form[Any], faults: Faults) -> tuple[Array, Array]:
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         ns = column.cast(pa.timestamp("ns", getattr(column.type, "tz", None))).cast(pa.int64())
         return ns.fill_null(0).to_numpy(), column.is_valid().to_numpy(zero_copy_only=False)
-    if source.time_unit != "iso":
-        column = _typed(source.time, column, pa.int64() if source.time_unit == "ns" else pa.float64(), faults)
+    if form.time_unit != "iso":
+        column = _typed(form.time, column, pa.int64() if form.time_unit == "ns" else pa.float64(), faults)
     elif not pa.types.is_string(column.type):
         column = column.cast(pa.string())
-    return columns.times(column, source.time_unit, faults)
+    return columns.times(column, form.time_unit, faults)
 
 
 def _text(header: str, column: pa.Array, faults: Faults) -> pa.Array:
@@ -144,20 +151,20 @@ def _stem(path: str) -> str:
     return path.rpartition("/")[2].rpartition(".")[0]
 
 
-def _headers(source: ReplaySource[Any]) -> list[str]:
-    wanted = [source.time, *(header for _, header in source.headers)]
-    return list(dict.fromkeys(wanted if source.key == FILE_STEM else [source.key, *wanted]))
+def _headers(form: Form[Any]) -> list[str]:
+    wanted = [form.time, *(header for _, header in form.headers)]
+    return list(dict.fromkeys(wanted if form.key == FILE_STEM else [form.key, *wanted]))
 
 
-def _check_headers(path: str, has: Sequence[str], source: ReplaySource[Any]) -> None:
-    if lacks := [h for h in _headers(source) if h not in has]:
+def _check_headers(path: str, has: Sequence[str], form: Form[Any]) -> None:
+    if lacks := [h for h in _headers(form) if h not in has]:
         raise ConfigError(
             f"replay: {path} has no column {', '.join(map(repr, lacks))}; "
             f"it has {', '.join(map(repr, has))}: give columns=, key= or time="
         )
 
 
-def _csv(path: str, source: ReplaySource[Any]) -> Iterator[_Part]:
+def _csv(path: str, form: Form[Any]) -> Iterator[_Part]:
     broken: list[Any] = []
 
     def skip(row: Any) -> str:
@@ -166,10 +173,10 @@ def _csv(path: str, source: ReplaySource[Any]) -> Iterator[_Part]:
 
     with open(path, "rb") as file:
         header = file.readline().decode(errors="replace").lstrip("\ufeff")
-    _check_headers(path, next(csv.reader([header]), []), source)
+    _check_headers(path, next(csv.reader([header]), []), form)
     convert = pa_csv.ConvertOptions(
-        include_columns=_headers(source),
-        column_types={h: pa.binary() for h in _headers(source)},
+        include_columns=_headers(form),
+        column_types={h: pa.binary() for h in _headers(form)},
         strings_can_be_null=True,
         null_values=[""],
     )
@@ -194,10 +201,51 @@ def _csv(path: str, source: ReplaySource[Any]) -> Iterator[_Part]:
             yield _Part(pa.Table.from_batches([batch]), lines, tuple(letters))
 
 
-def _parquet(path: str, source: ReplaySource[Any]) -> Iterator[_Part]:
+def _parquet(path: str, form: Form[Any]) -> Iterator[_Part]:
     with pq.ParquetFile(path) as file:
-        _check_headers(path, file.schema_arrow.names, source)
+        _check_headers(path, file.schema_arrow.names, form)
         row = 1
-        for batch in file.iter_batches(BLOCK_ROWS, columns=_headers(source)):
+        for batch in file.iter_batches(BLOCK_ROWS, columns=_headers(form)):
             yield _Part(pa.Table.from_batches([batch]), np.arange(row, row + batch.num_rows))
             row += batch.num_rows
+
+
+def _jsonl(path: str, form: Form[Any]) -> Iterator[_Part]:
+    """Blocks of lines, each of which is a JSON object; what is read is strict about types, as payloads of devices are."""
+    renamed = dict(form.headers)
+    sent = form.schema.sent()
+    fields = tuple(replace(f, qualified=f"{sent.name}.{renamed[f.name]}") for f in sent.fields)
+    key = None if form.key == FILE_STEM else form.key
+    parser = Payloads(Layout(replace(sent, fields=fields), {}), key=key, time=form.time, time_unit=form.time_unit)
+    number = 1
+    with open(path, "rb") as file:
+        for lines in _lines(file):
+            some = [i for i, line in enumerate(lines) if line.strip()]
+            raw = [lines[i].strip() for i in some]
+            faults = Faults(len(raw))
+            if raw:
+                table = pa.table(parser.parse(raw, faults))
+                yield _Part(table, np.array(some) + number, (), faults, raw)
+            number += len(lines)
+
+
+def _lines(file: BinaryIO) -> Iterator[list[bytes]]:
+    """The lines of a file, a block at a time. Of one that is too long only so much is kept that it shows."""
+    rest = b""
+    while block := file.read(BLOCK_BYTES):
+        *lines, last = block.split(b"\n")
+        if lines:
+            lines[0] = rest + lines[0]
+            rest = b""
+            yield lines
+        rest = (rest + last)[: PAYLOAD_BYTES_MAX + 1]
+    if rest:
+        yield [rest]
+
+
+_PARTS: dict[str, Callable[[str, Form[Any]], Iterator[_Part]]] = {
+    ".csv": _csv,
+    ".parquet": _parquet,
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+}

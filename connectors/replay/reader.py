@@ -55,7 +55,7 @@ class ReplayReader:
 
     async def connect(self) -> None:
         """See `Reader.connect`; `ConfigError` if there is no file, or one lacks a column."""
-        self._blocks, self._here = blocks(self._source), None
+        self._blocks, self._here = blocks(self._source.path, self._source.form), None
         self._rejects.clear()
         self._read = 0
         await self._load()

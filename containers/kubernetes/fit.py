@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from connectors.replay import ReplaySource
+from connectors.replay import FolderSource, ReplaySource
 from containers.desired import readable
 from containers.profiles import INTERNAL
 from containers.site import GATEWAY, SiteFile
@@ -58,8 +58,9 @@ def _problems(site: SiteFile, plan: Plan, namespace: str, images: str) -> Iterat
             "gateway ('modbus+rtu://…'), or run that site on Docker"
         )
     for stream, source in readable(plan).items():
-        if isinstance(source, ReplaySource):
+        if isinstance(source, ReplaySource | FolderSource):
+            files = source.path if isinstance(source, ReplaySource) else source.folder
             yield (
-                f"stream {stream}: reads the files {source.path!r}, and no pod has them: read from a broker, or compute "
+                f"stream {stream}: reads the files {files!r}, and no pod has them: read from a broker, or compute "
                 "recorded readings with 'pipeline backfill'"
             )

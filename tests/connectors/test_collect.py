@@ -33,6 +33,7 @@ ROW = Vibration.measured()
 PARTITIONS = 2
 PIPELINE = """
 from connectors import mqtt, replay, simulator
+from connectors.conditions import deadband, swinging_door
 from pipelines.dsl import Pipeline
 from tests.connectors.schemas import Vibration
 

@@ -16,6 +16,7 @@ from connectors.mqtt import link, wire
 from connectors.mqtt.link import Account, Link
 from connectors.mqtt.reader import MqttReader
 from connectors.replay.reader import ReplayReader
+from connectors.replay.watch import FolderReader
 from connectors.simulator.reader import SignalReader
 from containers.embedded import EmbeddedMqtt
 from pipelines.clock import ManualClock, SystemClock
@@ -96,10 +97,11 @@ async def test_a_broker_that_does_not_understand_mqtt_5(tmp_path: Path, monkeypa
         await worlds.aclose()
 
 
-def file_world(folder: Path, write: Callable[[Path, list[str]], None], ending: str) -> World:
-    """Each offer is one more file."""
+def file_world(folder: Path, write: Callable[[Path, list[str]], None], ending: str, *, watch: bool = False) -> World:
+    """Each offer is one more file, of a recording or of a folder that is watched."""
     source = replay.source(Vibration, str(folder / f"*{ending}"), speed=0)
-    reader = ReplayReader(source, context())
+    watched = replay.folder(Vibration, str(folder), every="1ms", settle="0s")
+    reader = FolderReader(watched, context()) if watch else ReplayReader(source, context())
     offered = files = 0
 
     def next_file() -> Path:
@@ -109,7 +111,9 @@ def file_world(folder: Path, write: Callable[[Path, list[str]], None], ending: s
 
     async def offer(count: int) -> None:
         nonlocal offered
-        write(next_file(), [str(offered + i + 1) for i in range(count)])
+        path = next_file()
+        write(path.with_suffix(".part"), [str(offered + i + 1) for i in range(count)])
+        path.with_suffix(".part").rename(path)
         offered += count
 
     async def offer_bad() -> str:
@@ -117,7 +121,7 @@ def file_world(folder: Path, write: Callable[[Path, list[str]], None], ending: s
         write(path, ["x"])
         return f"{path}:{2 if ending == '.csv' else 1}"
 
-    return World(lambda: reader, offer, offer_bad, ends=True)
+    return World(lambda: reader, offer, offer_bad, ends=not watch)
 
 
 def write_csv(path: Path, values: list[str]) -> None:
@@ -128,6 +132,27 @@ class TestReplayOfCsv(Conformance):
     @pytest.fixture
     def world(self, tmp_path: Path) -> World:
         return file_world(tmp_path, write_csv, ".csv")
+
+
+class TestFolder(Conformance):
+    """Files that come one by one."""
+
+    @pytest.fixture
+    def world(self, tmp_path: Path) -> World:
+        return file_world(tmp_path, write_csv, ".csv", watch=True)
+
+
+class TestReplayOfJsonl(Conformance):
+    @pytest.fixture
+    def world(self, tmp_path: Path) -> World:
+        def write(path: Path, values: list[str]) -> None:
+            lines = [
+                f'{{"time": "2026-01-01T00:00:00Z", "device": "a", "rms": {v if v.isdigit() else f"{v!r}"}}}\n'
+                for v in values
+            ]
+            path.write_text("".join(lines))
+
+        return file_world(tmp_path, write, ".jsonl")
 
 
 class TestReplayOfParquet(Conformance):

@@ -33,7 +33,7 @@ class Tank(Schema):
 
 async def read(schema: type[Any] = Vibration, step: int = TICKS, **options: Any) -> Batch:
     """All readings of an hour and more, `step` ticks at a time."""
-    options = {"devices": DEVICES, "every": "1s", "ticks": TICKS} | options
+    options = dict[str, Any](devices=DEVICES, every="1s", ticks=TICKS) | options
     clock = ManualClock(T0)
     reader = SignalReader(simulator.source(schema, **options), Context("s", "1", Path(), clock))
     clock.advance(TICKS)

@@ -11,8 +11,8 @@ from prometheus_client import REGISTRY
 
 from connectors import intake, simulator
 from connectors.base import QUALITY, EndOfInput, quality_column
-from connectors.collector import UNACKED_ROWS_MAX
 from connectors.conditions import deadband, scale, swinging_door
+from connectors.owed import ROWS_MAX
 from pipelines import Arrival, Col, Key, Quality, Schema
 from pipelines.batch import Batch
 from pipelines.errors import NotConnected
@@ -196,7 +196,7 @@ async def test_a_crash_loses_nothing_that_the_devices_side_keeps() -> None:
 
 
 async def test_a_large_fleet_is_acknowledged_though_some_is_held() -> None:
-    many = [f"d{i}" for i in range(UNACKED_ROWS_MAX // 4)]
+    many = [f"d{i}" for i in range(ROWS_MAX // 4)]
     steps = [raw(Plain, ("still", 0, 0.0)), raw(Plain, ("still", 0.5, 0.0))]
     steps += [raw(Plain, *((d, i, 5.0 * i * i) for d in many)) for i in range(1, 8)]
     made = world(*steps, conditions=DOOR)

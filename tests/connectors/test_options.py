@@ -15,7 +15,8 @@ from tests.connectors.options_table import check, told
 
 
 @pytest.mark.parametrize(
-    ("name", "function"), [("simulator.source", simulator.source), ("replay.source", replay.source)]
+    ("name", "function"),
+    [("simulator.source", simulator.source), ("replay.source", replay.source), ("replay.folder", replay.folder)],
 )
 def test_the_page_says_what_the_function_takes(name: str, function: Callable[..., Any]) -> None:
     check(name, function)

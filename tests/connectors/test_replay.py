@@ -197,9 +197,9 @@ async def test_an_int_column_of_floats(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "options", "says"),
     [
-        ("a.xlsx", {}, "only .csv and .parquet can be read"),
+        ("a.xlsx", {}, "only .csv, .parquet, .jsonl, .ndjson can be read"),
         ("a.csv", {"speed": -1}, "speed is at least 0"),
-        ("a.csv", {"time_unit": "h"}, "time_unit is iso, s, ms, us or ns"),
+        ("a.csv", {"time_unit": "h"}, "it is iso, s, ms, us or ns"),
         ("a.csv", {"columns": {Motor.speed: "v"}}, "replay columns={Motor.speed: …}: Vibration has Vibration.rms"),
     ],
 )
@@ -212,7 +212,7 @@ def test_mistakes_in_the_description(path: str, options: dict[str, Any], says: s
 def test_the_description() -> None:
     source = replay.source(Vibration, "x/*.csv", speed=None)
     assert source.describe() == {"replay": "x/*.csv", "speed": "as fast as possible"}
-    assert (source.stream, source.speed, source.key) == ("vibration", 0.0, "device")
+    assert (source.stream, source.speed, source.form.key) == ("vibration", 0.0, "device")
 
 
 def test_rows_are_due_when_their_time_has_come() -> None:

@@ -197,6 +197,13 @@ def test_a_store_in_a_folder_is_mounted_into_upload_alone(tmp_path: Path) -> Non
     }
 
 
+def test_a_folder_that_is_watched_is_mounted_into_collect_alone(tmp_path: Path) -> None:
+    more = "\nfrom connectors import replay\ntiny.read(replay.folder(Reading, '/plant/in', stream='files'))"
+    mounted = {s: {m.source: m.read_only for m in d.mounts} for s, d in wanted(tmp_path, more=more).items()}
+    assert mounted["collect"] == {"/plant/in": False}
+    assert [s for s, mounts in mounted.items() if "/plant/in" in mounts] == ["collect"]
+
+
 def test_only_services_with_work_run(tmp_path: Path) -> None:
     path = tmp_path / "tiny.py"
     site, _ = site_of(tmp_path)

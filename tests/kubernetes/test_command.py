@@ -140,12 +140,15 @@ tiny.read(replay.source(Reading, "old/*.csv")).window(tumbling("1s", late="0s"),
 """
 
 
-def test_files_that_no_pod_has_are_named_with_the_cure(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("source", "files"), [('source(Reading, "old/*.csv")', "old/*.csv"), ('folder(Reading, "/in")', "/in")]
+)
+def test_files_that_no_pod_has_are_named_with_the_cure(tmp_path: Path, source: str, files: str) -> None:
     write_site(tmp_path, SITE)
-    Path("tiny.py").write_text(REPLAYED)
+    Path("tiny.py").write_text(REPLAYED.replace('source(Reading, "old/*.csv")', source))
     said = pipeline(*RENDER)
     assert said.exit_code == 1
-    assert "error: stream reading: reads the files 'old/*.csv', and no pod has them: read from a broker" in said.stderr
+    assert f"error: stream reading: reads the files {files!r}, and no pod has them: read from a broker" in said.stderr
 
 
 @pytest.mark.parametrize("images", ["registry.example/", "Registry", "registry.example/plant:1", "a b", "https://r"])
