@@ -78,6 +78,7 @@ class ModbusReader:
                     await self._changed.wait()
         except TimeoutError:
             pass
+        self._raise_what_ended()
         self._check()
 
     async def read(self, *, rows_max: int, linger_s: float) -> Read:
@@ -88,6 +89,7 @@ class ModbusReader:
             samples = [self._again.popleft() for _ in range(min(rows_max, len(self._again)))]
         else:
             samples = await self._buffer.get(rows_max, linger_s)
+        self._raise_what_ended()
         if not samples:
             self._check()
         self._reads += 1
@@ -122,11 +124,14 @@ class ModbusReader:
     def _count(self, reason: str) -> None:
         metrics.source_errors.labels(**self._labels, reason=reason).inc()
 
-    def _check(self) -> None:
-        """`NotConnected` if there is no connection at all; whatever ended a task."""
+    def _raise_what_ended(self) -> None:
+        """A connection's task ends by a mistake only: a wrong setting, or a bug."""
         for task in self._tasks:
             if task.done():
                 task.result()
+
+    def _check(self) -> None:
+        """`NotConnected` if there is no connection at all."""
         if not any(line.up for line in self._lines):
             why = next((line.error for line in self._lines if line.error), None)
             raise NotConnected(
