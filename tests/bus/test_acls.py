@@ -10,7 +10,7 @@ import pytest
 from containers import bus
 from containers.acls import acls, bearer
 from containers.certs import principal
-from containers.desired import work_for
+from containers.desired import services_at
 from pipelines import topics
 from pipelines.clock import SystemClock
 from pipelines.errors import ConfigError
@@ -19,22 +19,27 @@ from pipelines.runtime import kafka
 from tests.bus.fleet import Fleet, site_toml
 from tests.containers.kit import site_of
 
-SERVICES = ("collect", "process", "upload", "control")
+SERVICES = ("collect", "process", "upload", "control", "firmware")
 TOPICS = {
     "raw": "hall1.reading", "result": "hall1.tiny.second", "state": "hall1.tiny.state", "dead": "hall1.dead",
-    "commands": "hall1.control.cmd", "acks": "hall1.control.ack", "another site's": "hall2.reading",
+    "commands": "hall1.control.cmd", "acks": "hall1.control.ack", "hints": "hall1.fw.desired",
+    "updates": "hall1.fw.status", "another site's": "hall2.reading",
 }  # fmt: skip
 MAY_READ = {
     "collect": {"raw"}, "process": {"raw", "state"}, "upload": {"result"}, "control": {"result", "commands", "acks"},
+    "firmware": {"hints", "updates"},
 }  # fmt: skip
 MAY_WRITE = {
     "collect": {"raw", "dead"}, "process": {"result", "state", "dead"}, "upload": {"dead"},
-    "control": {"commands", "acks", "dead"},
+    "control": {"commands", "acks", "dead"}, "firmware": {"updates", "dead"},
 }  # fmt: skip
 GROUPS = {
     "hall1.tiny": "process", "hall1.tiny.upload": "upload", "hall1.control": "control", "hall1.control.alarms": "control",
 }  # fmt: skip
-TRANSACTIONS = {"hall1.tiny.0": "process", "hall1.tiny.3": "process", "hall1.control": "control", "hall2.tiny.0": None}
+TRANSACTIONS = {"hall1.tiny.0": "process", "hall1.tiny.3": "process", "hall1.control": "control",
+    "hall1.firmware": "firmware", "hall2.tiny.0": None,
+}  # fmt: skip
+FIRMWARE = '[firmware]\nrepository = "https://fw"\nmqtt = "mqtt://edge"\n'
 
 
 def shown(plan: Plan, service: str) -> set[str]:
@@ -80,8 +85,8 @@ def test_an_exchange_is_written_and_read_by_process_and_a_foreign_topic_read_by_
 
 def granted(fleet: Fleet, folder: Path, name: str = "hall1") -> tuple[int, int]:
     folder.mkdir(exist_ok=True)
-    site, plan = site_of(folder, site_toml(fleet, name))
-    return bus.grant(site, plan, [p.service for p in work_for(plan)], SystemClock(), revoke=True)
+    site, plan = site_of(folder, site_toml(fleet, name) + FIRMWARE)
+    return bus.grant(site, plan, [p.service for p in services_at(site, plan)], SystemClock(), revoke=True)
 
 
 async def test_each_forbidden_act_is_refused_by_the_broker(fleet: Fleet, tmp_path: Path) -> None:
