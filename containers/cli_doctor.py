@@ -10,13 +10,17 @@ import click
 from containers import bus
 from containers import doctor as judge
 from containers.acls import bearer
+from containers.broker import services_of
 from containers.cli_shared import Context, Duration, shared
 from containers.cli_site import engine_of
-from containers.desired import check, read_secret, work_for
+from containers.desired import check, read_secret
 from containers.doctor import Finding, Seen
+from containers.engine import Engine
 from containers.fetch import cache_dir
 from containers.fleet.parallel import each
-from containers.profiles import PROFILES
+from containers.profiles import BROKER, PROFILES
+from containers.rollout import Actual
+from containers.scrape import Readings, readings
 from containers.site import SERVICES, SiteFile
 from pipelines.clock import Clock, SystemClock
 from pipelines.errors import SitestreamError
@@ -65,12 +69,20 @@ def _seen(site: SiteFile, clock: Clock) -> Seen:
         facts = engine.facts()
         after_s = clock.now_ns() / 1e9
         base = site.site.base_image
-        return Seen(facts, engine.actual(site.site.site), base, engine.image_id(base) is not None, before_s, after_s)
+        actual = engine.actual(site.site.site)
+        has_base = engine.image_id(base) is not None
+        return Seen(facts, actual, base, has_base, before_s, after_s, broker=_broker_of(engine, actual))
+
+
+def _broker_of(engine: Engine, actual: Actual) -> Readings | None:
+    """What the site's own broker says of itself, if one runs and answers."""
+    container = actual.current.get(BROKER.service)
+    return readings(engine.said(container.name)) if container and container.state == "running" else None
 
 
 def _site(site: SiteFile, plan: Plan | SitestreamError, seen: Seen | SitestreamError, clock: Clock) -> list[Finding]:
     deployed = isinstance(seen, Seen) and bool(seen.actual.records)
-    services = list(PROFILES) if isinstance(plan, SitestreamError) else [p.service for p in work_for(plan)]
+    services = list(PROFILES) if isinstance(plan, SitestreamError) else [p.service for p in services_of(site, plan)]
     return [
         *([judge.offline(seen)] if isinstance(seen, SitestreamError) else judge.of_engine(seen)),
         _checked(site, plan),
@@ -109,7 +121,7 @@ def _secret(site: SiteFile, service: str, name: str, reference: str) -> Finding 
 
 
 def _certificates(site: SiteFile, services: Sequence[str], clock: Clock, *, deployed: bool) -> Iterator[Finding]:
-    if site.site.kafka.security != "mtls":
+    if site.site.security != "mtls":
         return
     ours = bus.authority(site, clock)
     days: Mapping[str, int] = {}

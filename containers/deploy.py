@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 
 from rich.filesize import decimal
 
-from containers import bases, bus, drift, history, images, names, rollout
+from containers import bases, broker, bus, drift, history, images, names, rollout
 from containers.commands import (
     Command,
     CreateNetwork,
@@ -20,13 +21,13 @@ from containers.commands import (
     RemoveVolume,
     StopContainer,
 )
-from containers.desired import Desired, desired, layer_store, network, work_for
+from containers.desired import Desired, layer_store, network, work_for
 from containers.engine import Engine
 from containers.hold import held, operator_name
 from containers.images import Base
 from containers.oci import Image
 from containers.packages import Python
-from containers.profiles import CONFIG_DIR, INTERNAL
+from containers.profiles import BROKER, CONFIG_DIR, INTERNAL
 from containers.release import Build
 from containers.rollout import Actual, Change, Container, Record, State, Swap
 from containers.saved_plan import Expected
@@ -52,6 +53,12 @@ class Deployment:
         """For each service of either side, what and why."""
         records = self.actual.records
         return rollout.changes(self.wanted, self.actual.current, records[-1].services if records else ())
+
+    @property
+    def fresh(self) -> list[Desired]:
+        """What gets a new container."""
+        changed = {c.service for c in self.changes if c.mark in "+~"}
+        return [d for d in self.wanted if d.service in changed]
 
     @property
     def needed(self) -> bool:
@@ -85,17 +92,18 @@ class Operator:
 
     def plan(self, plan: Plan) -> Deployment:
         """What a deploy of a pipeline's plan would do. Changes nothing."""
-        wanted = desired(self.site, plan, self._base(pull=False), self._identities(plan, renew=False))
+        wanted = broker.everything(self.site, plan, self._base(pull=False), self._identities(plan, renew=False))
         seen = Deployment(tuple(wanted), self._actual(wanted))
-        changed = {c.service for c in seen.changes if c.mark in "+~"}
-        lacking = self._lacking([d for d in wanted if d.service in changed])
+        lacking = self._lacking(seen.fresh)
         return replace(seen, lacking={image.tag: size for image, _, size in lacking})
 
     def build(self, plan: Plan) -> tuple[Desired, ...]:
         """Make every image of a plan, and give the engine what it lacks of them."""
-        wanted = tuple(desired(self.site, plan, self._base(pull=True), self._identities(plan, renew=False), fetch=True))
+        wanted = broker.everything(
+            self.site, plan, self._base(pull=True), self._identities(plan, renew=False), fetch=True
+        )
         self._load(wanted)
-        return wanted
+        return tuple(wanted)
 
     def release(self, plan: Plan) -> Build:
         """All that a release of a plan is made of, with nothing left on the engine."""
@@ -108,7 +116,8 @@ class Operator:
                 known = replace(base, image=self.engine.export(name, base.image, store))
                 bases.remember(store.folder / bases.FOLDER, name, bases.Known.of(known))
             base = known
-        wanted = desired(self.site, plan, base, self._identities(plan, renew=False), secrets=False, fetch=True)
+        identities = self._identities(plan, renew=False)
+        wanted = broker.everything(self.site, plan, base, identities, secrets=False, fetch=True)
         return Build(plan, name, base, tuple(wanted), store)
 
     def deploy(
@@ -126,18 +135,21 @@ class Operator:
         First mends what an earlier deploy that was broken off has left. `ConfigError` if it would do anything but what was
         planned.
         """
-        wanted = tuple(desired(self.site, plan, self._base(pull=True), self._identities(plan, renew=True), fetch=True))
+        base, identities = self._base(pull=True), self._identities(plan, renew=True)
+        wanted = tuple(broker.everything(self.site, plan, base, identities, fetch=True))
         if as_planned:
             as_planned.check(self.name, Deployment(wanted, self._actual(wanted)))
         self._mend()
-        self._grant(plan)
         todo = Deployment(wanted, self._actual(wanted))
+        starts = next((d for d in todo.fresh if d.profile is BROKER), None)
+        if not starts:
+            self._grant(plan)
         if not todo.needed:
             return None
         self.report(f"{rollout.summary(todo.changes)}  {plan.pipeline} to {self.name}")
         revision, current = todo.actual.revision + 1, todo.actual.current
-        changed = {c.service for c in todo.changes if c.mark in "+~"}
-        fresh = [d for d in wanted if d.service in changed]
+        fresh = todo.fresh
+        changed = {d.service for d in fresh}
         swaps = [Swap(d.service, _name_in(current, d.service), d.container_name(revision), made=True) for d in fresh]
         swaps += [Swap(c.service, current[c.service].name, None) for c in todo.changes if c.mark == "-"]
         unchanged = {s: c.name for s, c in current.items() if s not in changed}
@@ -145,7 +157,10 @@ class Operator:
         record = Record(
             revision, after, self._now(), plan.pipeline, operator_name(), f"{plan.pipeline} {plan.fingerprint}"
         )
-        return replace(self._rollout(record, swaps, timeout_s, fresh), roll_back=roll_back, soak_s=soak_s)
+        made = replace(self._rollout(record, swaps, timeout_s, fresh), roll_back=roll_back, soak_s=soak_s)
+        if starts:
+            made.once_healthy[BROKER.service] = partial(self._grant, plan, starts.container_name(revision))
+        return made
 
     def revoke(self, plan: Plan) -> None:
         """Take from services the rights in Kafka that a plan, which runs now, does not need any more."""
@@ -174,7 +189,8 @@ class Operator:
 
     def destroy(self, *, keep_data: bool) -> None:
         """Remove all of the site from the engine, but for its data if they are to be kept."""
-        for container in self.engine.actual(self.name).containers:
+        containers = self.engine.actual(self.name).containers
+        for container in sorted(containers, key=lambda c: c.service == BROKER.service):  # others need it to finish
             self.report(f"removing {container.name}")
             self.engine.run(StopContainer(container.name))
             self.engine.run(RemoveContainer(container.name))
@@ -187,11 +203,19 @@ class Operator:
                 self.engine.run(command)
 
     def _identities(self, plan: Plan, *, renew: bool) -> bus.Files:
-        return bus.identity_files(self.site, [p.service for p in work_for(plan)], self.clock, renew=renew)
+        services = [p.service for p in broker.services_of(self.site, plan)]
+        return bus.identity_files(self.site, services, self.clock, renew=renew)
 
-    def _grant(self, plan: Plan, *, revoke: bool = False) -> None:
+    def _grant(self, plan: Plan, own_broker: str = "", *, revoke: bool = False) -> None:
+        """`own_broker`: the container of the site's own, if it is not the present one."""
         self.engine.fence()
-        added, removed = bus.grant(self.site, plan, [p.service for p in work_for(plan)], self.clock, revoke=revoke)
+        services = [p.service for p in work_for(plan)]
+        if self.site.site.own_broker:
+            container = own_broker or self.engine.actual(self.name).current[BROKER.service].name
+            asked = bus.request(self.site, plan, services, revoke=revoke)
+            added, removed = broker.grant(self.engine, container, asked)
+        else:
+            added, removed = bus.grant(self.site, plan, services, self.clock, revoke=revoke)
         if added:
             self.report(f"Kafka: {added} rights granted")
         if removed and revoke:

@@ -31,7 +31,6 @@ from containers.profiles import (
     PROFILES,
     SECRETS_FOLDER,
     SETTINGS_FILE,
-    UID,
     Limits,
     Mount,
     Profile,
@@ -51,7 +50,14 @@ from pipelines.versions import Version
 STORE_SECRETS = {
     "s3": ("s3_access_key", "s3_secret_key")
 }  # by scheme of the store, as connectors.upload.store reads them
-IMAGE_PARTS = ("base image", "packages", "code", "pipeline", "dimensions")  # those parts that stand in its image
+IMAGE_PARTS = (
+    "base image",
+    "packages",
+    "kafka",
+    "code",
+    "pipeline",
+    "dimensions",
+)  # those parts that stand in its image
 
 
 @dataclass(frozen=True)
@@ -80,13 +86,13 @@ class Desired:
     @property
     def fingerprint(self) -> str:
         """12 hex digits that change when the service must be replaced."""
-        return _hash(dict(self.parts))
+        return hashed(dict(self.parts))
 
     @property
     def edition(self) -> str:
         """12 hex digits that change when the service would find something else in its image: the pipeline file is in every
         image, so another window changes all of them, and the edition of `process` alone."""
-        return _hash({name: self.parts[name] for name in IMAGE_PARTS if name in self.parts})
+        return hashed({name: self.parts[name] for name in IMAGE_PARTS if name in self.parts})
 
     @property
     def tag(self) -> str:
@@ -135,7 +141,7 @@ class Desired:
         hosts = {name: gateway if address == GATEWAY else address for name, address in self.hosts.items()}
         mounts = (Mount(self.config_volume, CONFIG_DIR, read_only=True), *self.mounts)
         config = container_config(
-            self.service,
+            self.profile,
             self.tag,
             networks=self.networks,
             hosts=hosts,
@@ -193,6 +199,7 @@ def check(site: SiteFile, plan: Plan) -> None:
 
 def check_given(site: SiteFile, plan: Plan) -> None:
     """`ConfigError` if the pipeline needs something that the site file does not give. Reads nothing."""
+    bus.check(site, plan)
     if any(plan.sinks_of("parquet")) and not site.site.store:
         raise ConfigError(
             f"{site.path}: the pipeline writes Parquet tables and there is no `store`: add store = 's3://bucket/folder'"
@@ -235,7 +242,7 @@ def _desired(
             f"{SECRETS_FOLDER}/{name}",
             read_secret(site, service, name, ref) if with_secrets else b"",
             mode=0o400,
-            uid=UID,
+            uid=profile.uid,
         )
         for name, ref in sorted(own.secrets.items())
     )
@@ -243,27 +250,26 @@ def _desired(
     mounts = tuple(_mounts(site, profile))
     limits = Limits(size_bytes(own.memory or profile.memory), own.cpus or profile.cpus)
     frame = container_config(
-        service, "", networks=networks, hosts=site.site.hosts, mounts=mounts, limits=limits, labels={}
+        profile, "", networks=networks, hosts=site.site.hosts, mounts=mounts, limits=limits, labels={}
     )
     parts = {
         "base image": base.id,
-        "packages": _hash(contents.pins),
+        "packages": hashed(contents.pins),
         "code": contents.code,
-        "pipeline": _hash(identity(_part(plan, service))),
-        "settings": _hash(settings),
+        "pipeline": hashed(identity(_part(plan, service))),
+        "settings": hashed(settings),
         "secrets": _slow_hash(site.site.site, secrets),
-        "container": _hash((frame, networks)),
+        "container": hashed((frame, networks)),
     }
     if facts:
-        parts["dimensions"] = _hash({path: hashlib.sha256(data).hexdigest() for path, data in facts.items()})
-    if certified is not None:  # a certificate is no secret, and another key comes with another certificate only
-        certificate = [str(f.content) for f in certified if f.path.endswith((CERT_FILE, CA_FILE))]
-        parts["certificate"] = _hash(certificate) if certificate else "due"
+        parts["dimensions"] = hashed({path: hashlib.sha256(data).hexdigest() for path, data in facts.items()})
+    if certified is not None:
+        parts["certificate"] = certificate_of(certified)
     pipeline = f"{plan.pipeline} {plan.fingerprint}"
     state = plan.versions if service == "process" else {}
     return Desired(
         profile,
-        tuple(dict.fromkeys([contents.packages_tag, contents.parent_tag, images.service_tag(profile, contents)])),
+        (*contents.tags_below, images.service_tag(profile, contents)),
         images.made(profile, contents, layer_store(), fetch=fetch),
         tuple(pins for pins in (contents.common, contents.extra) if pins),
         settings,
@@ -276,6 +282,14 @@ def _desired(
         parts,
         state,
     )
+
+
+def certificate_of(certified: tuple[File, ...]) -> str:
+    """The part of a fingerprint that stands for a service's certificate. It is no secret, and another key comes with another
+    certificate only.
+    """
+    certificate = [str(f.content) for f in certified if f.path.endswith((CERT_FILE, CA_FILE))]
+    return hashed(certificate) if certificate else "due"
 
 
 def contents_of(site: SiteFile, plan: Plan, base: Base, profile: Profile) -> Contents:
@@ -296,13 +310,13 @@ def _settings(site: SiteFile, profile: Profile) -> Settings:
     own, s = getattr(site.site.services, profile.service), site.site
     return Settings(
         site=s.site,
-        brokers=s.brokers,
+        brokers=s.bootstrap,
         pipeline=images.pipeline_in_image(site.pipeline, PIPELINE_DIR),
         partitions=s.partitions,
         data_dir=DATA_DIR,
         store=s.store if profile.sink == "parquet" else "",
         secrets_dir=f"{CONFIG_DIR}/{SECRETS_FOLDER}",
-        kafka_security=s.kafka.security,
+        kafka_security=s.security,
         metrics_port=METRICS_PORT,
         log_level=own.log_level,
         options=own.options,
@@ -391,7 +405,8 @@ def _json(value: Any) -> str:
     return msgspec.json.encode(value, order="deterministic").decode()
 
 
-def _hash(value: Any) -> str:
+def hashed(value: Any) -> str:
+    """12 hex digits that change with a value of lists, texts and numbers."""
     return hashlib.sha256(_json(value).encode()).hexdigest()[:12]
 
 

@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 from containers import rollout
 from containers.console import Colour, coloured, table
+from containers.profiles import BROKER
 from containers.rollout import Actual, Container
+from containers.scrape import Readings
 from pipelines.errors import SitestreamError
 
 Level = Literal["ok", "warn", "bad"]
@@ -19,6 +21,7 @@ COLOURS: Mapping[Level, Colour] = {"ok": "green", "warn": "yellow", "bad": "red"
 API_MIN = (1, 41)  # Docker 20.10
 CLOCK_WARN_S, CLOCK_BAD_S = 5.0, 60.0
 CERTIFICATE_WARN_DAYS = 30
+BROKER_FREE_BAD_BYTES = 10**9
 CACHE_WARN_BYTES, CACHE_BAD_BYTES = 5 * 10**9, 5 * 10**8
 SLOW_DRIVERS = {"vfs": "copies all of an image for each container", "devicemapper": "has been given up by Docker"}
 _KERNEL = "reboot the site's machine with  cgroup_enable=memory cgroup_memory=1  in its kernel's command line"
@@ -66,6 +69,7 @@ class Seen:
     has_base: bool
     before_s: float
     after_s: float
+    broker: Readings | None = None  # what the site's own broker says of itself
 
 
 def facts(info: Mapping[str, Any], api: str, image_bytes: int) -> Facts:
@@ -95,6 +99,8 @@ def of_engine(seen: Seen) -> Iterator[Finding]:
         cure = "where the engine has no way to a registry, docker load it there"
         yield Finding("warn", f"base image {seen.base_image} is not there: it will be pulled", cure)
     yield from of_services(seen.actual)
+    if BROKER.service in seen.actual.current:
+        yield of_broker(seen.broker)
 
 
 def offline(error: SitestreamError) -> Finding:
@@ -160,6 +166,23 @@ def of_services(actual: Actual) -> Iterator[Finding]:
         yield Finding("ok", "nothing is deployed")
     elif not ill:
         yield Finding("ok", f"revision {actual.revision}: {len(now)} of {len(now)} healthy")
+
+
+def of_broker(said: Readings | None) -> Finding:
+    """The site's own broker: whether it answers, and whether what it holds and may still hold fits on its disk."""
+    if said is None or not all(said.conditions.values()):
+        return Finding("bad", "the site's own broker does not answer", "see why:  pipeline logs broker")
+    used, limit, free = (said.total(f"broker_disk_{name}_bytes") for name in ("used", "limit", "free"))
+    shown = f"the site's own broker answers, its topics take {size(int(used))} of {size(int(limit))}"
+    if used + free < limit:
+        cure = "make room on the disk, or lower kafka.disk and deploy: a broker whose disk is full ends"
+        level: Level = "bad" if free < BROKER_FREE_BAD_BYTES else "warn"
+        return Finding(level, f"{shown}, and its disk has room for {size(int(free))} more", cure)
+    if used > limit:
+        return Finding(
+            "warn", shown, "give it more with kafka.disk: its compacted topics have outgrown what is set aside"
+        )
+    return Finding("ok", shown)
 
 
 def _service(c: Container) -> Iterator[Finding]:

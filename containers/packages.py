@@ -96,13 +96,13 @@ def extras() -> frozenset[str]:
 
 
 @functools.cache
-def pins(python: Python, wanted: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """'name==version' of our dependencies with the wanted extras and of all that they need, sorted, as installed here.
+def pins(python: Python, wanted: tuple[str, ...] = (), more: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """'name==version' of our dependencies with the wanted extras, of `more` and of all that they need, sorted, as installed here.
 
     `ConfigError` if one is not installed here.
     """
     basic, extra = _declared()
-    queue = [Requirement(r) for r in [*basic, *(r for e in wanted for r in extra[e])]]
+    queue = [Requirement(r) for r in [*basic, *(r for e in wanted for r in extra[e]), *more]]
     found: dict[str, str] = {}
     while queue:
         requirement = queue.pop()
