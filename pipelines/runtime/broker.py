@@ -103,16 +103,18 @@ async def _watch(of: BrokerSettings, tls: ssl.SSLContext, health: Health) -> Non
 
 async def _measure(of: BrokerSettings, data: Path) -> None:
     metrics.broker_disk_limit.labels(of.site).set(of.disk_bytes)
+    told = False
     while True:
         used, there = await asyncio.to_thread(used_bytes, data), os.statvfs(data)
         free = there.f_bavail * there.f_frsize
         metrics.broker_disk_used.labels(of.site).set(used)
         metrics.broker_disk_free.labels(of.site).set(free)
-        if used + free < of.disk_bytes:
+        if used + free < of.disk_bytes and not told:
             room, disk = (n / 1e9 for n in (used + free, of.disk_bytes))
             log.warning(
                 "kafka.disk is %.1f GB and the disk has room for %.1f GB: Kafka ends if it gets full", disk, room
             )
+        told = used + free < of.disk_bytes
         await asyncio.sleep(MEASURE_S)
 
 
