@@ -79,9 +79,8 @@ class BrokerSettings:
             **_log(data, self.flush_ms, sizing.dedupe_bytes(self.heap_bytes)),
             **_own_topics(),
             "group.initial.rebalance.delay.ms": "0",
-            "group.min.session.timeout.ms": "1000",
-            "broker.session.timeout.ms": "3000",  # after a kill -9 the controller waits this long for the dead broker
-            "broker.heartbeat.interval.ms": "500",
+            "broker.session.timeout.ms": "6000",  # after a kill -9 the controller waits this long for the dead broker
+            "broker.heartbeat.interval.ms": "1000",
             "num.network.threads": "2",
             "num.io.threads": "4",
         }

@@ -95,9 +95,10 @@ async def _once_it_answers(brokers: str, request: Request) -> Answer:
     while True:
         try:
             return await carry_out(brokers, request)
-        except Unavailable:
+        except (Unavailable, kafka.KafkaError) as e:
+            kafka.raise_refusal(e)
             if asyncio.get_running_loop().time() > until_s:
-                raise
+                raise Unavailable(f"the broker does not do as it is asked: {e or type(e).__name__}") from e
             await asyncio.sleep(RETRY_S)
 
 

@@ -18,7 +18,7 @@ from tests.bed.mosquitto import Mosquitto
 from tests.broker.site import NAME, SERVICES, OwnSite, deployed, resize
 from tests.privilege.site import INSIDE, ask, attempt
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(600)
 # Kafka's settings of every topic, asked inside the broker's container as the broker itself.
 TOPICS = """\
 import asyncio, json
@@ -177,7 +177,8 @@ def test_it_reaches_nothing_outside_and_nobody_reaches_it_without_a_certificate(
 def test_another_pipeline_never_restarts_it(site: OwnSite) -> None:
     before = site.ids()
     site.write(every="2s")
-    assert site.deploy()[0] == 0
+    code, err = site.deploy()
+    assert code == 0, err
     assert {s for s, now in site.ids().items() if now != before[s]} == {"upload"}
 
 
@@ -188,7 +189,7 @@ def test_killed_it_starts_again_and_nothing_that_it_acknowledged_is_lost(site: O
         time.sleep(1)
         site.kill9()
         wait_until(lambda: site.container("broker").attrs["RestartCount"] == 1, 20, "the engine to start it again")
-        wait_until(lambda: site.health() == "healthy", 180, "it to be healthy")
+        wait_until(site.answers, 180, "Kafka to answer again")
     site.all_arrive()
     assert {s: i for s, (i, _) in site.ids().items()} == {s: i for s, (i, _) in before.items()}
 
@@ -199,7 +200,7 @@ def test_a_new_one_takes_over_its_data_or_the_old_one_comes_back(site: OwnSite) 
         site.write(memory="448MiB")
         assert "~ broker    settings, container" in site.run("plan")[1]
         code, err = site.deploy("--health-timeout", "500ms")
-        assert (code, "broker was not healthy within 0.5 s: starting Kafka" in err) == (3, True), err
+        assert (code, "broker was not healthy within 0.5 s: starting" in err) == (3, True), err
         assert site.ids()["broker"][0] == before["broker"][0]
         code, err = site.deploy()
         assert code == 0, err
@@ -222,6 +223,6 @@ def test_a_full_disk_ends_it_and_it_comes_back_by_itself_once_there_is_room(site
     site.publish(200)
     wait_until(lambda: site.container("broker").attrs["RestartCount"] > restarts, 120, "it to end")
     resize(disk, "3g")
-    wait_until(lambda: site.health() == "healthy", 180, "it to be healthy")
+    wait_until(site.answers, 180, "Kafka to answer again")
     site.publish(10)
     site.all_arrive()
