@@ -15,12 +15,10 @@ from containers.cli_shared import Context, Duration, shared
 from containers.cli_site import engine_of
 from containers.desired import check, read_secret
 from containers.doctor import Finding, Seen
-from containers.engine import Engine
 from containers.fetch import cache_dir
 from containers.fleet.parallel import each
-from containers.profiles import BROKER, PROFILES
-from containers.rollout import Actual
-from containers.scrape import Readings, readings
+from containers.profiles import PROFILES
+from containers.scrape import readings
 from containers.site import SERVICES, SiteFile
 from pipelines.clock import Clock, SystemClock
 from pipelines.errors import SitestreamError
@@ -70,14 +68,9 @@ def _seen(site: SiteFile, clock: Clock) -> Seen:
         after_s = clock.now_ns() / 1e9
         base = site.site.base_image
         actual = engine.actual(site.site.site)
-        has_base = engine.image_id(base) is not None
-        return Seen(facts, actual, base, has_base, before_s, after_s, broker=_broker_of(engine, actual))
-
-
-def _broker_of(engine: Engine, actual: Actual) -> Readings | None:
-    """What the site's own broker says of itself, if one runs and answers."""
-    container = actual.current.get(BROKER.service)
-    return readings(engine.said(container.name)) if container and container.state == "running" else None
+        running = {service: c.name for service, c in actual.current.items() if c.state == "running"}
+        said = {service: readings(engine.said(name)) for service, name in running.items()}
+        return Seen(facts, actual, base, engine.image_id(base) is not None, before_s, after_s, said)
 
 
 def _site(site: SiteFile, plan: Plan | SitestreamError, seen: Seen | SitestreamError, clock: Clock) -> list[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
@@ -29,6 +29,22 @@ _LIMITS = {
     "memory": ("memory", f"{_KERNEL} (on a Raspberry Pi: /boot/firmware/cmdline.txt)"),
     "pids": ("the number of processes", "run a kernel with CONFIG_CGROUP_PIDS, with its pids controller on"),
     "cpu": ("processor time", "run a kernel with CONFIG_CFS_BANDWIDTH, with its cpu controller on"),
+}
+_BROKER = "see that Kafka is up and its address right as the service has it:  pipeline logs {service}"
+_DEVICES = "see that the devices' broker is up and its address right in the pipeline or the site's file:  pipeline logs {service}"
+_CONDITIONS = {  # what services say of themselves that is not so: what it means, and its cure
+    "answers": ("does not answer", "look again in a minute; then  pipeline logs {service}"),
+    "kafka": ("does not reach Kafka", _BROKER),
+    "connected": ("does not reach Kafka", _BROKER),
+    "sources": ("does not reach its devices", _DEVICES),
+    "mqtt": ("does not reach the devices' broker", _DEVICES),
+    "spool": (
+        "cannot write to its spool",
+        "make room on the disk of the site's machine; see why:  pipeline logs {service}",
+    ),
+    "restored": ("is still restoring its state", "look again in a minute; then  pipeline logs {service}"),
+    "assigned": ("has no partition yet", "look again in a minute; then  pipeline logs {service}"),
+    "commands": ("does not hear the command topic yet", "look again in a minute; then  pipeline logs {service}"),
 }
 _KNOWN_WARNINGS = {
     "swap limit": "harmless while the machine has no swap; else boot it with  swapaccount=1",
@@ -69,7 +85,9 @@ class Seen:
     has_base: bool
     before_s: float
     after_s: float
-    broker: Readings | None = None  # what the site's own broker says of itself
+    said: Mapping[str, Readings | None] = field(
+        default_factory=dict
+    )  # of each running service; None if it did not answer
 
 
 def facts(info: Mapping[str, Any], api: str, image_bytes: int) -> Facts:
@@ -99,8 +117,8 @@ def of_engine(seen: Seen) -> Iterator[Finding]:
         cure = "where the engine has no way to a registry, docker load it there"
         yield Finding("warn", f"base image {seen.base_image} is not there: it will be pulled", cure)
     yield from of_services(seen.actual)
-    if BROKER.service in seen.actual.current:
-        yield of_broker(seen.broker)
+    yield from of_broker(seen.said.get(BROKER.service))
+    yield from of_said(seen.said)
 
 
 def offline(error: SitestreamError) -> Finding:
@@ -168,21 +186,21 @@ def of_services(actual: Actual) -> Iterator[Finding]:
         yield Finding("ok", f"revision {actual.revision}: {len(now)} of {len(now)} healthy")
 
 
-def of_broker(said: Readings | None) -> Finding:
-    """The site's own broker: whether it answers, and whether what it holds and may still hold fits on its disk."""
+def of_broker(said: Readings | None) -> Iterator[Finding]:
+    """The site's own broker, if it answers: whether what it holds and may still hold fits on its disk."""
     if said is None or not all(said.conditions.values()):
-        return Finding("bad", "the site's own broker does not answer", "see why:  pipeline logs broker")
+        return
     used, limit, free = (said.total(f"broker_disk_{name}_bytes") for name in ("used", "limit", "free"))
     shown = f"the site's own broker answers, its topics take {size(int(used))} of {size(int(limit))}"
     if used + free < limit:
         cure = "make room on the disk, or lower kafka.disk and deploy: a broker whose disk is full ends"
         level: Level = "bad" if free < BROKER_FREE_BAD_BYTES else "warn"
-        return Finding(level, f"{shown}, and its disk has room for {size(int(free))} more", cure)
-    if used > limit:
-        return Finding(
-            "warn", shown, "give it more with kafka.disk: its compacted topics have outgrown what is set aside"
-        )
-    return Finding("ok", shown)
+        yield Finding(level, f"{shown}, and its disk has room for {size(int(free))} more", cure)
+    elif used > limit:
+        cure = "give it more with kafka.disk: its compacted topics have outgrown what is set aside"
+        yield Finding("warn", shown, cure)
+    else:
+        yield Finding("ok", shown)
 
 
 def _service(c: Container) -> Iterator[Finding]:
@@ -196,6 +214,31 @@ def _service(c: Container) -> Iterator[Finding]:
     if c.drift:
         cure = "pipeline deploy  replaces it"
         yield Finding("warn", f"{c.service} was changed by hand: {', '.join(map(str, c.drift))}", cure)
+
+
+def of_said(said: Mapping[str, Readings | None]) -> Iterator[Finding]:
+    """What running services say of themselves, on their ports for metrics: whether they reach Kafka, devices and the store."""
+    ill = [finding for service, readings in said.items() for finding in _said(service, readings)]
+    yield from ill
+    if said and not ill:
+        store = ", the store" if any(r and r.values("uplink_up") for r in said.values()) else ""
+        yield Finding(
+            "ok", f"metrics of {len(said)} services can be read; they reach Kafka{store} and what else they need"
+        )
+
+
+def _said(service: str, readings: Readings | None) -> Iterator[Finding]:
+    if readings is None:
+        cure = f"nothing can be scraped from it; see why:  pipeline logs {service}"
+        yield Finding("bad", f"{service} does not tell its health and metrics", cure)
+        return
+    for name in (name for name, holds in readings.conditions.items() if not holds):
+        what, cure = _CONDITIONS.get(name, (f"says that it is not {name}", "see why:  pipeline logs {service}"))
+        yield Finding("warn" if "look again" in cure else "bad", f"{service} {what}", cure.format(service=service))
+    if 0.0 in readings.values("uplink_up"):
+        waiting = f"{size(int(readings.total('spool_bytes')))} wait on its disk"
+        cure = f"see that the link is up and the store's address and keys are right:  pipeline logs {service}"
+        yield Finding("warn", f"{service} does not reach the store: {waiting}", cure)
 
 
 def of_certificates(

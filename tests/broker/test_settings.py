@@ -11,7 +11,6 @@ from cryptography import x509
 from containers import broker, bus, doctor
 from containers.commands import Done
 from containers.desired import Desired
-from containers.doctor import Finding
 from containers.images import broker_contents, user_modules
 from containers.kubernetes.render import render
 from containers.profiles import BROKER
@@ -204,13 +203,16 @@ def test_a_request_that_fails_says_why(tmp_path: Path) -> None:
 def test_doctor(used: float, limit: float, free: float, level: str, what: str) -> None:
     figures = {"used": used, "limit": limit, "free": free}
     samples = {(f"sitestream_broker_disk_{n}_bytes", frozenset({("site", "s")})): v * 1e9 for n, v in figures.items()}
-    found = doctor.of_broker(Readings(samples, {"answers": True}))
+    (found,) = doctor.of_broker(Readings(samples, {"answers": True}))
     assert (found.level, what in found.what, bool(found.cure)) == (level, True, level != "ok")
 
 
 def test_doctor_of_a_broker_that_does_not_answer() -> None:
-    silent = Finding("bad", "the site's own broker does not answer", "see why:  pipeline logs broker")
-    assert [doctor.of_broker(None), doctor.of_broker(Readings({}, {"answers": False}))] == [silent, silent]
+    silent = Readings({}, {"answers": False})
+    assert [*doctor.of_broker(None), *doctor.of_broker(silent)] == []  # its disk is not the question then
+    (found,) = doctor.of_said({"broker": silent})
+    assert (found.level, found.what) == ("warn", "broker does not answer")
+    assert found.cure == "look again in a minute; then  pipeline logs broker"
 
 
 def test_what_files_take(tmp_path: Path) -> None:
