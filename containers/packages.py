@@ -63,14 +63,16 @@ def extras() -> frozenset[str]:
 
 
 @functools.cache
-def pins(python: Python, wanted: tuple[str, ...] = (), *, basic: bool = True) -> tuple[str, ...]:
+def pins(
+    python: Python, wanted: tuple[str, ...] = (), more: tuple[str, ...] = (), *, basic: bool = True
+) -> tuple[str, ...]:
     """'name==version' of our dependencies with the wanted extras and of all that they need, sorted, as installed here.
     Without `basic` of the extras alone.
 
     `ConfigError` if one is not installed here.
     """
     always, extra = _declared()
-    queue = [Requirement(r) for r in [*(always if basic else ()), *(r for e in wanted for r in extra[e])]]
+    queue = [Requirement(r) for r in [*(always if basic else ()), *(r for e in wanted for r in extra[e]), *more]]
     found: dict[str, str] = {}
     while queue:
         requirement = queue.pop()
