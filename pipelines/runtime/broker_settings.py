@@ -12,6 +12,7 @@ from pipelines.units import duration_s, size_bytes
 
 MESSAGE_BYTES_MAX = 8 * 2**20
 CONTROLLER_PORT = 9093  # on the container's own loopback only
+OF_CONTROLLER = "User:ANONYMOUS"  # who comes there; on the other listener nobody gets in without a certificate
 RETENTION_EVERY_MS = 10_000  # Kafka's 5 minutes would let a partition grow by gigabytes between two looks
 DELETE_DELAY_MS = 1_000
 CHECKPOINT_EVERY_MS = 5_000  # of how far logs are on the disk: after a crash they are read again from there
@@ -65,14 +66,14 @@ class BrokerSettings:
         return [java, f"-Xmx{self.heap_bytes // 2**20}m", *JVM_WORDS, "-cp", f"{self.jars}/*", *main]
 
     def properties(self, data: Path, truststore: Path, keystore: Path) -> dict[str, str]:
-        """server.properties: one node, both roles; certificates on every listener, and ACLs."""
+        """server.properties: one node, both roles; certificates on the listener that others reach, and ACLs."""
         return {
             "process.roles": "broker,controller",
             "node.id": "1",
             "controller.quorum.voters": f"1@localhost:{CONTROLLER_PORT}",
             "listeners": f"BUS://0.0.0.0:{self.port},CONTROLLER://127.0.0.1:{CONTROLLER_PORT}",
             "advertised.listeners": f"BUS://{self.host}:{self.port}",
-            "listener.security.protocol.map": "BUS:SSL,CONTROLLER:SSL",
+            "listener.security.protocol.map": "BUS:SSL,CONTROLLER:PLAINTEXT",
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "BUS",
             **_identity(truststore, keystore, self.principal),
@@ -104,7 +105,7 @@ def _identity(truststore: Path, keystore: Path, principal: str) -> dict[str, str
         "ssl.truststore.location": str(truststore),
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "allow.everyone.if.no.acl.found": "false",
-        "super.users": principal,
+        "super.users": f"{principal};{OF_CONTROLLER}",
     }
 
 

@@ -58,7 +58,9 @@ class Second(Schema):
 tiny = Pipeline("tiny")
 reading = tiny.read(mqtt.source(Reading, broker="mqtt://{host}:{port}", topic="own/{{device}}/v", silence="300ms"))
 reading.to(parquet.dataset("raw", every="{every}"))
-reading.window(tumbling("1s", late="60s"), Second).to(parquet.dataset("second", every="1s"))
+second = reading.window(tumbling("1s", late="1s"), Second)
+second.to(parquet.dataset("second", every="1s"))
+second.late.to(parquet.dataset("late", every="1s"))
 """
 
 
@@ -93,12 +95,23 @@ class OwnSite(Plant):
 
     def arrived(self) -> set[int]:
         """The numbers of the readings that are in the store."""
-        files = (self.folder / "store" / "raw").rglob("*.parquet")
-        return {n for file in files for n in pq.read_table(file)["n"].to_pylist()}
+        return set(self.column("raw", "n"))
+
+    def column(self, table: str, name: str) -> list[int]:
+        """A column of all that is in the store of a table."""
+        files = (self.folder / "store" / table).rglob("*.parquet")
+        return [n for file in files for n in pq.read_table(file)[name].to_pylist()]
 
     def all_arrive(self, timeout_s: float = 120) -> None:
-        """Fails unless every reading that was published gets to the store."""
+        """Fails unless every reading that was published gets to the store, and each that Kafka has is counted once."""
         wait_until(lambda: self.arrived() == set(range(self.sent)), timeout_s, "every reading to be in the store")
+        wait_until(
+            lambda: self.counted_rows() == len(self.column("raw", "n")), timeout_s, "each reading to be counted once"
+        )
+
+    def counted_rows(self) -> int:
+        """How many readings the windows hold, and those that came too late for theirs."""
+        return sum(self.column("second", "readings")) + len(self.column("late", "n"))
 
     def kill9(self) -> None:
         """Kill the broker's container as the kernel would, all processes at once."""

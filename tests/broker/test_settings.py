@@ -133,10 +133,10 @@ def test_kafkas_properties(tmp_path: Path) -> None:
     expected = {
         "listeners": "BUS://0.0.0.0:9092,CONTROLLER://127.0.0.1:9093",
         "advertised.listeners": "BUS://broker:9092",
-        "listener.security.protocol.map": "BUS:SSL,CONTROLLER:SSL",
+        "listener.security.protocol.map": "BUS:SSL,CONTROLLER:PLAINTEXT",
         "ssl.client.auth": "required",
         "allow.everyone.if.no.acl.found": "false",
-        "super.users": "User:CN=hall1-broker",
+        "super.users": "User:CN=hall1-broker;User:ANONYMOUS",
         "log.flush.interval.ms": "250",
         "log.flush.scheduler.interval.ms": "250",
         "log.initial.task.delay.ms": "250",
