@@ -1,4 +1,4 @@
-"""What deploy does for a site's Kafka if the site file says mtls: certificates for the services, topics, ACLs."""
+"""What deploy does for a site's Kafka if it speaks mTLS: certificates for the services and its own broker, topics, ACLs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from connectors.control.bridge import topics_of
 from containers.acls import ADMIN, acls, bearer
 from containers.certs import Authority, Issued, principal
 from containers.commands import File
-from containers.profiles import FIRMWARE, PROFILES, SECRETS_FOLDER, UID
-from containers.site import SiteFile
+from containers.profiles import BROKER, FIRMWARE, PROFILES, SECRETS_FOLDER, UID
+from containers.site import OWN_BROKER, SiteFile
 from pipelines.clock import Clock
+from pipelines.errors import ConfigError
 from pipelines.plan import Plan
-from pipelines.runtime import identity, kafka
+from pipelines.runtime import identity, sizing
+from pipelines.runtime.grants import Answer, Request, carry_out
 from pipelines.settings import Settings
-from pipelines.topics import unique
+from pipelines.topics import Topic, unique
+from pipelines.units import size_bytes
 
+BROKER_HOSTS = (OWN_BROKER.partition(":")[0], "localhost")  # for the services, and for the broker itself
 Files = Mapping[str, tuple[File, ...]]  # by service; none if its certificate is due to be issued
 
 
@@ -34,56 +38,81 @@ def identity_files(site: SiteFile, services: Iterable[str], clock: Clock, *, ren
 
     `ConfigError` if the fleet has no authority here.
     """
-    if site.site.kafka.security != "mtls":
+    if site.site.security != "mtls":
         return {}
     ours = authority(site, clock)
-    ca, found = ours.certificate, {s: _issued(ours, bearer(site.site.site, s), renew) for s in services}
-    return {service: _files(ca, issued) if issued else () for service, issued in found.items()}
+    ca, found = ours.certificate, {s: _issued(ours, site.site.site, s, renew) for s in services}
+    return {s: _files(ca, issued, _uid(s)) if issued else () for s, issued in found.items()}
 
 
-def _issued(ours: Authority, name: str, renew: bool) -> Issued | None:
-    return ours.find(name) or (ours.issue(name) if renew else None)
+def _issued(ours: Authority, site: str, service: str, renew: bool) -> Issued | None:
+    name, hosts = bearer(site, service), BROKER_HOSTS if service == BROKER.service else ()
+    return ours.find(name) or (ours.issue(name, hosts) if renew else None)
 
 
-def _files(ca: bytes, issued: Issued) -> tuple[File, ...]:
+def _uid(service: str) -> int:
+    return BROKER.uid if service == BROKER.service else UID
+
+
+def _files(ca: bytes, issued: Issued, uid: int) -> tuple[File, ...]:
     content = {
         identity.CA_FILE: ca, identity.CERT_FILE: issued.certificate, identity.KEY_FILE: issued.key,
     }  # fmt: skip
-    return tuple(File(f"{SECRETS_FOLDER}/{name}", data, mode=0o400, uid=UID) for name, data in content.items())
+    return tuple(File(f"{SECRETS_FOLDER}/{name}", data, mode=0o400, uid=uid) for name, data in content.items())
 
 
-def grant(site: SiteFile, plan: Plan, services: Iterable[str], clock: Clock, *, revoke: bool) -> tuple[int, int]:
-    """Make the site's topics and give its services their rights; how many were missing, and how many are too many.
+def request(site: SiteFile, plan: Plan, services: Iterable[str], *, revoke: bool) -> Request:
+    """The topics of a site and the rights of its services; with `revoke` what they have besides is taken away."""
+    s, named = site.site, tuple(services)
+    wanted = sorted({acl for service in named for acl in acls(plan, s.site, service)})
+    all_of_site = tuple(principal(bearer(s.site, service)) for service in (*PROFILES, FIRMWARE.service))
+    disk = size_bytes(s.kafka.disk) if s.own_broker else 0
+    return Request(topics_of_site(site, plan), tuple(wanted), all_of_site, revoke, disk)
 
-    With `revoke` the latter are taken away; all, if the plan has no work for a service. Done as the site's admin, from this
-    machine.
+
+def topics_of_site(site: SiteFile, plan: Plan) -> tuple[Topic, ...]:
+    """Every topic that a plan needs at a site."""
+    name, partitions = site.site.site, site.site.partitions
+    commands = topics_of(plan, name, partitions) if any(plan.sinks_of("control")) else []
+    updates = firmware.topics_of(name) if site.site.firmware else []
+    return unique([*plan.topics(name, partitions), *commands, *updates])
+
+
+def check(site: SiteFile, plan: Plan) -> None:
+    """`ConfigError` if the site's own broker has no room for the plan's topics, or cannot have one of them. Reads nothing."""
+    if not site.site.own_broker:
+        return
+    wanted = topics_of_site(site, plan)
+    if others := [t.name for t in wanted if t.foreign]:
+        raise ConfigError(
+            f"{site.path}: the pipeline reads the topic {others[0]} of other programs, which do not reach the site's own broker "
+            "(kafka.broker = 'container'): name the brokers that have it as `brokers` instead"
+        )
+    try:
+        sizing.fitted(wanted, size_bytes(site.site.kafka.disk))
+    except ConfigError as e:
+        raise ConfigError(f"{site.path}: {e}") from e
+
+
+def grant(site: SiteFile, plan: Plan, services: Iterable[str], clock: Clock, *, revoke: bool) -> Answer:
+    """Make the site's topics and give its services their rights, as the site's admin and from this machine.
+
+    See `request`; all rights go if the plan has no work for a service.
     """
-    if site.site.kafka.security != "mtls":
-        return 0, 0
+    if site.site.security != "mtls":
+        return Answer(0, 0)
     (files,) = identity_files(site, [ADMIN], clock, renew=True).values()
     with tempfile.TemporaryDirectory() as folder:  # 0700
         for file in files:
             assert isinstance(file.content, bytes)
             (Path(folder) / Path(file.path).name).write_bytes(file.content)
-        return contextvars.copy_context().run(_as_admin, site, plan, tuple(services), folder, revoke)
+        asked = request(site, plan, services, revoke=revoke)
+        return contextvars.copy_context().run(_as_admin, site, asked, folder)
 
 
-def _as_admin(site: SiteFile, plan: Plan, services: tuple[str, ...], folder: str, revoke: bool) -> tuple[int, int]:
+def _as_admin(site: SiteFile, asked: Request, folder: str) -> Answer:
     s = site.site
     brokers = s.kafka.admin or s.brokers
     me = Settings(site=s.site, brokers=brokers, pipeline="", secrets_dir=folder, kafka_security="mtls")
     identity.become(bearer(s.site, ADMIN), me)
-    needed = [
-        *plan.topics(s.site, s.partitions),
-        *(topics_of(plan, s.site, s.partitions) if "control" in services else []),
-        *(firmware.topics_of(s.site) if FIRMWARE.service in services else []),
-    ]
-    wanted = {acl for service in services for acl in acls(plan, s.site, service)}
-
-    async def work() -> tuple[int, int]:
-        await kafka.ensure(brokers, unique(needed))
-        all_of_site = [principal(bearer(s.site, service)) for service in (*PROFILES, FIRMWARE.service)]
-        added, removed = await kafka.set_acls(brokers, wanted, all_of_site, revoke=revoke)
-        return len(added), len(removed)
-
-    return asyncio.run(work())
+    return asyncio.run(carry_out(brokers, asked))

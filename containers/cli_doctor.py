@@ -10,10 +10,11 @@ import click
 from containers import bus
 from containers import doctor as judge
 from containers.acls import bearer
+from containers.broker import services_of
 from containers.cache import cache_dir
 from containers.cli_shared import Context, Duration, shared
 from containers.cli_site import engine_of
-from containers.desired import check, read_secret, services_at
+from containers.desired import check, read_secret
 from containers.doctor import Finding, Seen
 from containers.fleet.parallel import each
 from containers.profiles import PROFILES
@@ -74,7 +75,7 @@ def _seen(site: SiteFile, clock: Clock) -> Seen:
 
 def _site(site: SiteFile, plan: Plan | SitestreamError, seen: Seen | SitestreamError, clock: Clock) -> list[Finding]:
     deployed = isinstance(seen, Seen) and bool(seen.actual.records)
-    services = list(PROFILES) if isinstance(plan, SitestreamError) else [p.service for p in services_at(site, plan)]
+    services = list(PROFILES) if isinstance(plan, SitestreamError) else [p.service for p in services_of(site, plan)]
     return [
         *([judge.offline(seen)] if isinstance(seen, SitestreamError) else judge.of_engine(seen)),
         _checked(site, plan),
@@ -113,7 +114,7 @@ def _secret(site: SiteFile, service: str, name: str, reference: str) -> Finding 
 
 
 def _certificates(site: SiteFile, services: Sequence[str], clock: Clock, *, deployed: bool) -> Iterator[Finding]:
-    if site.site.kafka.security != "mtls":
+    if site.site.security != "mtls":
         return
     ours = bus.authority(site, clock)
     days: Mapping[str, int] = {}

@@ -17,7 +17,7 @@ from containers.fleet.folder import FleetError
 from containers.fleet.tables import listed
 from containers.site import SiteFile
 from pipelines import dimensions
-from pipelines.errors import SitestreamError
+from pipelines.errors import ConfigError, SitestreamError
 from pipelines.load import load
 from pipelines.plan import READ, Plan
 
@@ -147,6 +147,11 @@ def device_status(context: Context, devices: tuple[str, ...], brokers: str | Non
     from connectors.control.status import states  # its client library is not needed by other commands
 
     site = context.site().site
+    if site.own_broker and not brokers:
+        raise ConfigError(
+            f"the broker of site {site.site} is a container that only its services reach: what became of commands is also in "
+            "the log:  pipeline logs control"
+        )
     found = [s for s in asyncio.run(states(brokers or site.brokers, site.site)) if not devices or s.device in devices]
     rows = [[s.id, s.device, s.verb, _state(s.state), str(s.attempts), s.detail] for s in found]
     text = table(["COMMAND", "DEVICE", "VERB", "STATE", "SENT", "DETAIL"], rows) if rows else "no commands on record"

@@ -39,7 +39,7 @@ def operator_of(site: SiteFile, console: Console) -> Iterator[Operator]:
 def destroy(context: Context, keep_data: bool, yes: bool, lock_timeout: float) -> None:
     """Remove a site from its engine: containers, networks, images, settings, and its data.
 
-    Kafka's topics and the object store are not touched.
+    The object store is not touched, nor are Kafka's topics unless the site has a broker of its own: those are its data.
 
     \b
     Examples:

@@ -94,6 +94,15 @@ class RemoveImage:
     tag: str
 
 
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Whether a program in a container succeeded, and what it wrote."""
+
+    well: bool
+    output: str = ""
+    errors: str = ""
+
+
 Command: TypeAlias = (
     CreateNetwork
     | RemoveNetwork

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from containers import bases, bus, images, names, rollout
+from containers import bases, broker, bus, images, names, rollout
 from containers.agent.profile import AGENT
 from containers.commands import (
     RemoveContainer,
@@ -12,13 +12,14 @@ from containers.commands import (
     StopContainer,
 )
 from containers.deployer import Deployer, Deployment, images_of
-from containers.desired import desired, layer_store, services_at
+from containers.desired import layer_store, services_at
 from containers.engine import Engine
 from containers.hold import operator_name
 from containers.images import Base
 from containers.oci import LayerStore
+from containers.profiles import BROKER
 from containers.python import Python
-from containers.release import Build, Piece
+from containers.release import KAFKA, Build, Piece
 from containers.rollout import Record
 from containers.saved_plan import Expected
 from containers.site import SiteFile
@@ -62,23 +63,24 @@ class Operator(Deployer):
 
     def plan(self, plan: Plan) -> Deployment:
         """What a deploy of a pipeline's plan would do. Changes nothing."""
-        wanted = desired(self.site, plan, self.base(pull=False), self._identities(plan, renew=False))
+        wanted = broker.everything(self.site, plan, self.base(pull=False), self._identities(plan, renew=False))
         seen = Deployment(tuple(wanted), self.as_it_is(wanted))
-        changed = {c.service for c in seen.changes if c.mark in "+~"}
-        lacking = self.lacking(images_of(d for d in wanted if d.service in changed))
+        lacking = self.lacking(images_of(seen.fresh))
         return replace(seen, lacking={image.tag: size for image, _, size in lacking})
 
     def build(self, plan: Plan) -> tuple[Desired, ...]:
         """Make every image of a plan, and give the engine what it lacks of them."""
-        wanted = tuple(desired(self.site, plan, self.base(pull=True), self._identities(plan, renew=False), fetch=True))
+        wanted = broker.everything(
+            self.site, plan, self.base(pull=True), self._identities(plan, renew=False), fetch=True
+        )
         self.ship(images_of(wanted))
-        return wanted
+        return tuple(wanted)
 
     def release(self, plan: Plan) -> Build:
         """All that a release of a plan is made of, with nothing left on the engine."""
-        base = self.whole_base()
-        wanted = desired(self.site, plan, base, self._identities(plan, renew=False), secrets=False, fetch=True)
-        pieces = [Piece(d.service, d.images, d.pins) for d in wanted]
+        base, identities = self.whole_base(), self._identities(plan, renew=False)
+        wanted = broker.everything(self.site, plan, base, identities, secrets=False, fetch=True)
+        pieces = [Piece(d.service, d.images, d.pins, d.parts.get(KAFKA, "")) for d in wanted]
         own = images.agent_contents(AGENT, base)
         pieces.append(Piece(AGENT.service, images.made(AGENT, own, layer_store(), fetch=True), (own.common,)))
         return Build(plan, self.site.site.base_image, base, tuple(pieces), layer_store())
@@ -111,13 +113,16 @@ class Operator(Deployer):
         First mends what an earlier deploy that was broken off has left. `ConfigError` if it would do anything but what was
         planned.
         """
-        wanted = tuple(desired(self.site, plan, self.base(pull=True), self._identities(plan, renew=True), fetch=True))
+        base, identities = self.base(pull=True), self._identities(plan, renew=True)
+        wanted = tuple(broker.everything(self.site, plan, base, identities, fetch=True))
         if as_planned:
             as_planned.check(self.name, Deployment(wanted, self.as_it_is(wanted)))
         self.mend()
-        self._grant(plan)
         what = f"{plan.pipeline} {plan.fingerprint}"
-        return self.bring(wanted, plan.pipeline, what, timeout_s=timeout_s, soak_s=soak_s, roll_back=roll_back)
+        return self.bring(
+            wanted, plan.pipeline, what, timeout_s=timeout_s, soak_s=soak_s, roll_back=roll_back,
+            grant=lambda container: self._grant(plan, container),
+        )  # fmt: skip
 
     def revoke(self, plan: Plan) -> None:
         """Take from services the rights in Kafka that a plan, which runs now, does not need any more."""
@@ -142,7 +147,8 @@ class Operator(Deployer):
     def destroy(self, *, keep_data: bool) -> None:
         """Remove all of the site from the engine, but for its data if they are to be kept."""
         self.remove_agent()
-        for container in self.engine.actual(self.name).containers:
+        containers = self.engine.actual(self.name).containers
+        for container in sorted(containers, key=lambda c: c.service == BROKER.service):  # others need it to finish
             self.report(f"removing {container.name}")
             self.engine.run(StopContainer(container.name))
             self.engine.run(RemoveContainer(container.name))
@@ -163,13 +169,19 @@ class Operator(Deployer):
             self.engine.run(RemoveVolume(name))
 
     def _identities(self, plan: Plan, *, renew: bool) -> bus.Files:
-        return bus.identity_files(self.site, [p.service for p in services_at(self.site, plan)], self.clock, renew=renew)
+        services = [p.service for p in broker.services_of(self.site, plan)]
+        return bus.identity_files(self.site, services, self.clock, renew=renew)
 
-    def _grant(self, plan: Plan, *, revoke: bool = False) -> None:
+    def _grant(self, plan: Plan, own_broker: str = "", *, revoke: bool = False) -> None:
+        """`own_broker`: the container of the site's own, if it is not the present one."""
         self.engine.fence()
-        added, removed = bus.grant(
-            self.site, plan, [p.service for p in services_at(self.site, plan)], self.clock, revoke=revoke
-        )
+        services = [p.service for p in services_at(self.site, plan)]
+        if self.site.site.own_broker:
+            container = own_broker or self.engine.actual(self.name).current[BROKER.service].name
+            asked = bus.request(self.site, plan, services, revoke=revoke)
+            added, removed = broker.grant(self.engine, container, asked)
+        else:
+            added, removed = bus.grant(self.site, plan, services, self.clock, revoke=revoke)
         if added:
             self.report(f"Kafka: {added} rights granted")
         if removed and revoke:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 
 from containers import drift, history, names, rollout
 from containers.commands import Command, CreateNetwork, CreateVolume, File, FillVolume
 from containers.engine import Engine
 from containers.hold import held, operator_name
 from containers.oci import Image, LayerStore
-from containers.profiles import CONFIG_DIR, INTERNAL
+from containers.profiles import BROKER, CONFIG_DIR, INTERNAL
 from containers.rollout import Actual, Change, Container, Record, State, Swap
 from containers.site import GATEWAY
 from containers.walk import Report, Rollout
@@ -37,6 +38,12 @@ class Deployment:
         records = self.actual.records
         recorded = records[-1].services if records else ()
         return rollout.changes(self.wanted, self.actual.current, recorded, ill=self.ill)
+
+    @property
+    def fresh(self) -> list[Desired]:
+        """What gets a new container."""
+        changed = {c.service for c in self.changes if c.mark in "+~"}
+        return [d for d in self.wanted if d.service in changed]
 
     @property
     def needed(self) -> bool:
@@ -99,24 +106,32 @@ class Deployer:
         soak_s: float = 0.0,
         roll_back: bool = True,
         ill: bool = True,
+        grant: Callable[[str], None] = lambda container: None,
     ) -> Rollout | None:
         """The rollout to these services, to be `run`; None if there is nothing to do. `ill`: replace what is not well, too.
 
-        What an earlier deploy has left must have been mended.
+        `grant` makes topics and rights, at once or, if the site's own broker gets a new `container`, as soon as that is
+        healthy; the container is empty if it is the present one. What an earlier deploy has left must have been mended.
         """
         todo = Deployment(tuple(wanted), self.as_it_is(wanted), ill=ill)
+        fresh = todo.fresh
+        starts = next((d for d in fresh if d.service == BROKER.service), None)
+        if not starts:
+            grant("")
         if not todo.needed:
             return None
         self.report(f"{rollout.summary(todo.changes)}  {what.partition(' ')[0]} to {self.name}")
         revision, current = todo.actual.revision + 1, todo.actual.current
-        changed = {c.service for c in todo.changes if c.mark in "+~"}
-        fresh = [d for d in wanted if d.service in changed]
+        changed = {d.service for d in fresh}
         swaps = [Swap(d.service, _name_in(current, d.service), d.container_name(revision), made=True) for d in fresh]
         swaps += [Swap(c.service, current[c.service].name, None) for c in todo.changes if c.mark == "-"]
         unchanged = {s: c.name for s, c in current.items() if s not in changed}
         after = {d.service: unchanged.get(d.service) or d.container_name(revision) for d in wanted}
         record = Record(revision, after, self._now(), note, operator_name(), what)
-        return replace(self._rollout(record, swaps, timeout_s, fresh), roll_back=roll_back, soak_s=soak_s)
+        made = replace(self._rollout(record, swaps, timeout_s, fresh), roll_back=roll_back, soak_s=soak_s)
+        if starts:
+            made.once_healthy[BROKER.service] = partial(grant, starts.container_name(revision))
+        return made
 
     def prune(self) -> None:
         """Remove what only revisions need that are no longer kept."""

@@ -107,6 +107,7 @@ def check(site: SiteFile, plan: Plan) -> None:
 
 def check_given(site: SiteFile, plan: Plan) -> None:
     """`ConfigError` if the pipeline needs something that the site file does not give. Reads nothing."""
+    bus.check(site, plan)
     if any(plan.sinks_of("parquet")) and not site.site.store:
         raise ConfigError(
             f"{site.path}: the pipeline writes Parquet tables and there is no `store`: add store = 's3://bucket/folder'"
@@ -159,7 +160,7 @@ def _desired(
             f"{SECRETS_FOLDER}/{name}",
             read_secret(site, service, name, ref) if with_secrets else b"",
             mode=0o400,
-            uid=UID,
+            uid=profile.uid,
         )
         for name, ref in sorted(own.secrets.items())
     )
@@ -170,7 +171,7 @@ def _desired(
     limits = Limits(size_bytes(own.memory or profile.memory), own.cpus or profile.cpus)
     devices = Devices(own.devices, own.device_group)
     frame = container_config(
-        service, "", networks=networks, hosts=site.site.hosts, mounts=mounts, limits=limits, labels={}, devices=devices
+        profile, "", networks=networks, hosts=site.site.hosts, mounts=mounts, limits=limits, labels={}, devices=devices
     )
     parts = {
         "base image": base.id,
@@ -183,14 +184,13 @@ def _desired(
     }
     if facts:
         parts["dimensions"] = hash_of({path: hashlib.sha256(data).hexdigest() for path, data in facts.items()})
-    if certified is not None:  # a certificate is no secret, and another key comes with another certificate only
-        certificate = [str(f.content) for f in certified if f.path.endswith((CERT_FILE, CA_FILE))]
-        parts["certificate"] = hash_of(certificate) if certificate else "due"
+    if certified is not None:
+        parts["certificate"] = certificate_of(certified)
     pipeline = "" if profile.lean else f"{plan.pipeline} {plan.fingerprint}"
     state = plan.versions if service == "process" else {}
     return Desired(
         profile,
-        tuple(dict.fromkeys([contents.packages_tag, contents.parent_tag, images.service_tag(profile, contents)])),
+        (*contents.tags_below, images.service_tag(profile, contents)),
         images.made(profile, contents, layer_store(), fetch=fetch),
         tuple(pins for pins in (contents.common, contents.extra) if pins),
         settings,
@@ -204,6 +204,14 @@ def _desired(
         state,
         devices,
     )
+
+
+def certificate_of(certified: tuple[File, ...]) -> str:
+    """The part of a fingerprint that stands for a service's certificate. It is no secret, and another key comes with another
+    certificate only.
+    """
+    certificate = [str(f.content) for f in certified if f.path.endswith((CERT_FILE, CA_FILE))]
+    return hash_of(certificate) if certificate else "due"
 
 
 def contents_of(site: SiteFile, plan: Plan, base: Base, profile: Profile) -> Contents:
@@ -251,13 +259,13 @@ def _settings(site: SiteFile, profile: Profile) -> Settings:
     own, s = getattr(site.site.services, profile.service), site.site
     return Settings(
         site=s.site,
-        brokers=s.brokers,
+        brokers=s.bootstrap,
         pipeline="" if profile.lean else images.pipeline_in_image(site.pipeline, PIPELINE_DIR),
         partitions=s.partitions,
         data_dir=DATA_DIR,
         store=s.store if profile.sink == "parquet" else "",
         secrets_dir=f"{CONFIG_DIR}/{SECRETS_FOLDER}",
-        kafka_security=s.kafka.security,
+        kafka_security=s.security,
         metrics_port=METRICS_PORT,
         log_level=own.log_level,
         options=_options(site, profile),

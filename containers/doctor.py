@@ -11,6 +11,7 @@ from typing import Literal
 from containers import rollout
 from containers.console import Colour, coloured, table
 from containers.facts import Facts
+from containers.profiles import BROKER
 from containers.rollout import Actual, Container
 from containers.scrape import Readings
 from pipelines.errors import SitestreamError
@@ -20,6 +21,7 @@ COLOURS: Mapping[Level, Colour] = {"ok": "green", "warn": "yellow", "bad": "red"
 API_MIN = (1, 41)  # Docker 20.10
 CLOCK_WARN_S, CLOCK_BAD_S = 5.0, 60.0
 CERTIFICATE_WARN_DAYS = 30
+BROKER_FREE_BAD_BYTES = 10**9
 CACHE_WARN_BYTES, CACHE_BAD_BYTES = 5 * 10**9, 5 * 10**8
 SLOW_DRIVERS = {"vfs": "copies all of an image for each container", "devicemapper": "has been given up by Docker"}
 _KERNEL = "reboot the site's machine with  cgroup_enable=memory cgroup_memory=1  in its kernel's command line"
@@ -31,6 +33,7 @@ _LIMITS = {
 _BROKER = "see that Kafka is up and its address right as the service has it:  pipeline logs {service}"
 _DEVICES = "see that the devices' broker is up and its address right in the pipeline or the site's file:  pipeline logs {service}"
 _CONDITIONS = {  # what services say of themselves that is not so: what it means, and its cure
+    "answers": ("does not answer", "look again in a minute; then  pipeline logs {service}"),
     "kafka": ("does not reach Kafka", _BROKER),
     "connected": ("does not reach Kafka", _BROKER),
     "sources": ("does not reach its devices", _DEVICES),
@@ -85,6 +88,7 @@ def of_engine(seen: Seen) -> Iterator[Finding]:
         cure = "where the engine has no way to a registry, docker load it there"
         yield Finding("warn", f"base image {seen.base_image} is not there: it will be pulled", cure)
     yield from of_services(seen.actual)
+    yield from of_broker(seen.said.get(BROKER.service))
     yield from of_said(seen.said)
 
 
@@ -151,6 +155,23 @@ def of_services(actual: Actual) -> Iterator[Finding]:
         yield Finding("ok", "nothing is deployed")
     elif not ill:
         yield Finding("ok", f"revision {actual.revision}: {len(now)} of {len(now)} healthy")
+
+
+def of_broker(said: Readings | None) -> Iterator[Finding]:
+    """The site's own broker, if it answers: whether what it holds and may still hold fits on its disk."""
+    if said is None or not all(said.conditions.values()):
+        return
+    used, limit, free = (said.total(f"broker_disk_{name}_bytes") for name in ("used", "limit", "free"))
+    shown = f"the site's own broker answers, its topics take {size(int(used))} of {size(int(limit))}"
+    if used + free < limit:
+        cure = "make room on the disk, or lower kafka.disk and deploy: a broker whose disk is full ends"
+        level: Level = "bad" if free < BROKER_FREE_BAD_BYTES else "warn"
+        yield Finding(level, f"{shown}, and its disk has room for {size(int(free))} more", cure)
+    elif used > limit:
+        cure = "give it more with kafka.disk: its compacted topics have outgrown what is set aside"
+        yield Finding("warn", shown, cure)
+    else:
+        yield Finding("ok", shown)
 
 
 def _service(c: Container) -> Iterator[Finding]:

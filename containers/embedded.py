@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import socket
-import struct
 import subprocess
 import sys
 import uuid
@@ -19,10 +18,10 @@ from typing import Self
 from containers.child import Child, free_port, port_is_taken, tail
 from containers.fetch import kafka_jars
 from pipelines.errors import Unavailable
+from pipelines.runtime.answers import ANSWER_TIMEOUT_S, kafka_answers
 
 HEAP = "256m"
 MESSAGE_BYTES_MAX = 8 * 2**20
-ANSWER_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,6 @@ class EmbeddedKafka:
             "auto.create.topics.enable": "false",
             "message.max.bytes": str(MESSAGE_BYTES_MAX),
             "replica.fetch.max.bytes": str(MESSAGE_BYTES_MAX),
-            "log.flush.interval.ms": "1000",  # one broker has no replica to hold what a power cut takes
             "group.initial.rebalance.delay.ms": "0",
             "group.min.session.timeout.ms": "1000",
             "broker.session.timeout.ms": "3000",  # after a kill -9 the controller waits this long for the dead broker
@@ -216,25 +214,6 @@ def _format(java: Sequence[str], properties: Path) -> None:
         log = properties.with_name("format.log")
         log.write_text(done.stdout + done.stderr)
         raise Unavailable(f"Kafka could not format {properties.parent}: is it writable, is the disk full?\n{tail(log)}")
-
-
-def kafka_answers(host: str, port: int) -> bool:
-    """Whether a Kafka broker answers a Metadata request there and names a live broker."""
-    try:
-        reply = _ask_metadata(host, port)
-    except (OSError, struct.error):
-        return False
-    brokers: int = struct.unpack_from(">ii", reply)[1]
-    return brokers > 0
-
-
-def _ask_metadata(host: str, port: int) -> bytes:
-    """Metadata request, version 1, about no topic (https://kafka.apache.org/protocol): its reply without the length."""
-    request = struct.pack(">hhihi", 3, 1, 1, -1, 0)
-    with socket.create_connection((host, port), timeout=ANSWER_TIMEOUT_S) as link, link.makefile("rb") as replies:
-        link.sendall(struct.pack(">i", len(request)) + request)
-        (length,) = struct.unpack(">i", replies.read(4))
-        return replies.read(length)
 
 
 class EmbeddedMqtt:

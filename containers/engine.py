@@ -96,8 +96,8 @@ class Engine:
     def said(self, name: str) -> str:
         """What the service in a container answers to `profiles.ASK`; empty if it does not answer."""
         with self._explained(f"ask {name} how it is"):
-            well, said = self._execute(name, ASK)
-        return said if well else ""
+            done = self._execute(name, ASK)
+        return done.output if done.well else ""
 
     def answers(self) -> bool:
         """Whether it does at all."""
@@ -108,16 +108,22 @@ class Engine:
             return False
 
     def _probe(self, name: str) -> bool:
-        return self._execute(name, PROBE)[0]
+        return self._execute(name, PROBE).well
 
-    def _execute(self, name: str, words: Sequence[str]) -> tuple[bool, str]:
-        """Whether a program in a container succeeds, and what it writes."""
+    def execute(self, name: str, words: Sequence[str]) -> c.Done:
+        """Run a program in a container, as the container's user, to its end."""
+        self.fence()
+        with self._explained(f"run a program in {name}"):
+            return self._execute(name, words)
+
+    def _execute(self, name: str, words: Sequence[str]) -> c.Done:
         try:
-            job = self._api.exec_create(name, list(words), stderr=False, user=str(UID))["Id"]
-            output: bytes = self._api.exec_start(job)  # returns when the program has ended
-            return self._api.exec_inspect(job)["ExitCode"] == 0, output.decode(errors="replace")
+            job = self._api.exec_create(name, list(words))["Id"]
+            output, errors = self._api.exec_start(job, demux=True)  # returns when the program has ended
+            texts = [(text or b"").decode(errors="replace") for text in (output, errors)]
+            return c.Done(self._api.exec_inspect(job)["ExitCode"] == 0, *texts)
         except docker.errors.APIError:  # it does not run, or has just ended
-            return False, ""
+            return c.Done(False)
 
     def logs(self, name: str, lines: int, *, since_s: int | None = None) -> str:
         """The last lines that a container wrote."""

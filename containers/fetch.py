@@ -40,9 +40,12 @@ def kafka_jars(cache: Path | None = None) -> Path:
 def resolved(repository: Path, artifacts: Iterable[tuple[str, str, str]]) -> Iterator[tuple[Path, int, int]]:
     """Fetch artifacts (group, name, version) and all that they need; yield (jar, how many so far, how many in all)."""
     import requests
-    from jgo.maven import MavenContext
-    from jgo.parse import Coordinate
 
+    try:
+        from jgo.maven import MavenContext
+        from jgo.parse import Coordinate
+    except ImportError as error:
+        raise Unavailable("to fetch Kafka an extra is needed: pip install 'sitestream[embedded]'") from error
     context = MavenContext(repo_cache=repository, timeout=60)
     wanted = [context.create_dependency(Coordinate(*artifact, scope="compile")) for artifact in artifacts]
     try:
@@ -53,7 +56,7 @@ def resolved(repository: Path, artifacts: Iterable[tuple[str, str, str]]) -> Ite
     except (requests.RequestException, RuntimeError) as error:
         raise Unavailable(
             f"Kafka {KAFKA_VERSION} could not be fetched from Maven Central ({error}). Check that this machine reaches it, "
-            "or name a running broker with --brokers host:port"
+            "or name a running broker as `brokers`"
         ) from error
 
 

@@ -22,6 +22,7 @@ ERRORS_MIN = 5  # dead letters: fewer are no sign of anything
 WORSE_MAX = 2.0  # times the share of the version before: bad devices are no fault of the new one
 OTHER_LAYOUT = "schema"  # the reason of a dead letter that was written under another version of its schema
 _NOT_YET = {
+    "answers": "starting Kafka",
     "connected": "waiting for Kafka",
     "kafka": "waiting for Kafka",
     "assigned": "waiting for its partitions",

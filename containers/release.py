@@ -22,9 +22,11 @@ from securesystemslib.signer import Signer
 import pipelines.metrics
 from containers import bases, packages
 from containers.bases import Known
+from containers.fetch import kafka_jars
 from containers.images import Base
+from containers.jars import jar_parts
 from containers.oci import Image, Layer, LayerStore
-from containers.profiles import LIB_DIRS
+from containers.profiles import KAFKA_DIR, LIB_DIRS
 from containers.repository import artifact
 from containers.repository.base import Repository
 from containers.repository.statement import check, first_root, next_root, sign
@@ -39,6 +41,7 @@ from pipelines.plan import Plan
 RELEASE = "application/vnd.sitestream.release.v1+json"
 SBOM, LICENCES = "application/vnd.cyclonedx+json", "text/plain"
 DOCUMENTS = "documents"  # name in the repository
+KAFKA = "kafka"  # the part of the broker that its jars are
 DAYS_GOOD = 365  # a release that is older is not begun with anywhere
 ID_CHARS = 12
 
@@ -65,7 +68,7 @@ class Release(msgspec.Struct, frozen=True):
     base_image: str
     base: Known
     services: dict[str, ServiceImage]
-    layers: dict[str, Layer]  # of packages, by what the cache calls them
+    layers: dict[str, Layer]  # of packages and jars, by what the cache calls them
     metrics: dict[str, str]  # of all services: name -> help
     site_schema: dict[str, Any]  # JSON schema of site files
     version: int = 1
@@ -78,6 +81,7 @@ class Piece:
     service: str
     images: tuple[Image, ...]  # lowest first
     pins: tuple[tuple[str, ...], ...]  # the packages of each layer of packages, lowest first
+    kafka: str = ""  # what the cache calls the layer of Kafka's jars, if there is one
 
 
 @dataclass(frozen=True)
@@ -192,7 +196,15 @@ def _parts(build: Build) -> dict[str, tuple[Part, ...]]:
         assert build.base.image is not None
         tars = [opened.enter_context(build.store.opened(layer)) for layer in build.base.image.layers]
         base = RootFS(*tars)
-        return {d.service: image_parts(build.base.python, dict(_package_folders(build, d)), base) for d in build.pieces}
+        return {p.service: (*_in_image(build, p, base), *_jars(p)) for p in build.pieces}
+
+
+def _in_image(build: Build, of: Piece, base: RootFS) -> tuple[Part, ...]:
+    return image_parts(build.base.python, dict(_package_folders(build, of)), base)
+
+
+def _jars(of: Piece) -> Iterator[Part]:
+    return jar_parts(kafka_jars(), KAFKA_DIR) if of.kafka else iter(())
 
 
 def _package_folders(build: Build, d: Piece) -> Iterator[tuple[str, Path]]:
@@ -207,6 +219,8 @@ def _package_layers(build: Build) -> dict[str, Layer]:
     for d in build.pieces:
         for n, pins in enumerate(d.pins):
             found[f"packages-{packages.folder_key(pins, build.base.python)}"] = d.images[-1].layers[below + n]
+        if d.kafka:
+            found[d.kafka] = d.images[-1].layers[below + len(d.pins)]
     return found
 
 

@@ -96,6 +96,9 @@ class Actual:
         return {c.service: c for c in sorted(self.containers, key=lambda c: c.revision) if c.state == "running"}
 
 
+_GONE = {"broker": "the site file names other brokers"}
+
+
 def repair(actual: Actual) -> list[Command]:
     """What brings a site back to its newest record after a deploy that was broken off; nothing if all is well."""
     keep = {c.name for c in actual.current.values()}
@@ -131,7 +134,7 @@ def changes(
     """
     found = [_change(d, current.get(d.service), d.service in recorded, ill) for d in wanted]
     gone = [s for s in current if s not in {d.service for d in wanted}]
-    return found + [Change(s, "-", ("the pipeline has no work for it",)) for s in gone]
+    return found + [Change(s, "-", (_GONE.get(s, "the pipeline has no work for it"),)) for s in gone]
 
 
 def _change(wanted: Desired, have: Container | None, recorded: bool, ill: bool) -> Change:

@@ -19,12 +19,15 @@ import msgspec
 from connectors.firmware import windows
 from connectors.firmware.options import Options
 from pipelines.errors import ConfigError, SitestreamError
+from pipelines.runtime import sizing
+from pipelines.runtime.broker_settings import flush_ms
 from pipelines.settings import decode_strict
 from pipelines.topics import valid_name
 from pipelines.units import duration_s, size_bytes
 
 EXAMPLE = Path(__file__).parent / "site.example.toml"
 PARTITIONS_MAX = 256
+OWN_BROKER = "broker:9092"  # on the network `bus`
 GATEWAY = "gateway"  # in [hosts]: the site's own machine, as the container sees it
 DIALOUT = 20  # the group of serial ports on Debian and those that follow it
 GROUP_MAX = 65_534
@@ -87,11 +90,15 @@ class EngineTls(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class Kafka(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How services identify themselves to `brokers`."""
+    """How services identify themselves to `brokers`, or the site's own broker."""
 
-    security: Literal["plaintext", "mtls"] = "plaintext"
+    security: Literal["", "plaintext", "mtls"] = ""  # empty: mtls with the site's own broker, else plaintext
     admin: str = ""  # host:port of a broker as this machine sees it; empty: `brokers`
     certs: str = "certs"  # folder of the fleet's authority
+    broker: Literal["", "container"] = ""  # container: the site has a broker of its own
+    disk: str = ""  # what its topics may take
+    memory: str = ""
+    flush: str = ""  # what a power cut may cost
 
 
 class RolloutSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -121,7 +128,7 @@ class Site(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     site: str
     pipeline: str
-    brokers: str
+    brokers: str = ""  # empty only if the site has its own
     partitions: int = 4
     store: str = ""
     kafka: Kafka = Kafka()
@@ -134,6 +141,21 @@ class Site(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     agent: AgentSettings = AgentSettings()
     firmware: Firmware | None = None
     services: Services = Services()
+
+    @property
+    def own_broker(self) -> bool:
+        """Whether deploy runs a broker for this site."""
+        return self.kafka.broker == "container"
+
+    @property
+    def bootstrap(self) -> str:
+        """Kafka as the services see it: host:port, several with commas."""
+        return OWN_BROKER if self.own_broker else self.brokers
+
+    @property
+    def security(self) -> Literal["plaintext", "mtls"]:
+        """How services identify themselves."""
+        return self.kafka.security or ("mtls" if self.own_broker else "plaintext")
 
 
 @dataclass(frozen=True)
@@ -192,9 +214,7 @@ def checks(site: Site) -> Iterator[tuple[str, Callable[[], object]]]:
     """(field, a call that raises if the field's value is wrong), for every field with a rule of its own."""
     yield "site", lambda: valid_name("site", site.site)
     yield "pipeline", lambda: _require(bool(site.pipeline), "pipeline is empty: name a Python file, such as 'press.py'")
-    yield "brokers", lambda: _brokers("brokers", site.brokers)
-    if site.kafka.admin:
-        yield "kafka.admin", lambda: _brokers("kafka.admin", site.kafka.admin)
+    yield from _kafka_checks(site)
     yield (
         "partitions",
         lambda: _require(
@@ -264,6 +284,28 @@ def _firmware_checks(firmware: Firmware) -> Iterator[tuple[str, Callable[[], obj
     yield "firmware.images_max", lambda: size_bytes(firmware.images_max)
 
 
+def _kafka_checks(site: Site) -> Iterator[tuple[str, Callable[[], object]]]:
+    own, kafka = site.own_broker, site.kafka
+    if not own:
+        yield "brokers", lambda: _brokers("brokers", site.brokers)
+        if kafka.admin:
+            yield "kafka.admin", lambda: _brokers("kafka.admin", kafka.admin)
+        for field in ("disk", "memory", "flush"):
+            unused = f"kafka.{field} is of a broker that deploy runs: add  broker = 'container' , or leave it out"
+            yield f"kafka.{field}", lambda f=field, text=unused: _require(not getattr(kafka, f), text)  # type: ignore[misc]  # bound per turn
+        return
+    away = "the site has its own broker (kafka.broker = 'container'): leave it out"
+    yield "brokers", lambda: _require(not site.brokers, f"brokers = {site.brokers!r}: {away}")
+    yield "kafka.admin", lambda: _require(not kafka.admin, f"kafka.admin = {kafka.admin!r}: {away}")
+    yield "kafka.security", lambda: _require(kafka.security != "plaintext", f"kafka.security = 'plaintext': {away}")
+    yield "networks.bus", lambda: _require(not site.networks.bus, f"networks.bus = {site.networks.bus!r}: {away}")
+    disk = "kafka.disk is missing: write what the topics of the site may take of its disk, such as disk = '20GiB'"
+    yield "kafka.disk", lambda: _require(bool(kafka.disk), disk)
+    yield "kafka.disk", lambda: size_bytes(kafka.disk)
+    yield "kafka.memory", lambda: kafka.memory and sizing.heap_bytes(size_bytes(kafka.memory))
+    yield "kafka.flush", lambda: kafka.flush and flush_ms(kafka.flush)
+
+
 def _service_checks(service: str, own: ServiceSettings) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "memory", lambda: own.memory and size_bytes(own.memory)
     yield (
@@ -305,6 +347,10 @@ def _share(field: str, value: float) -> None:
 
 
 def _brokers(field: str, text: str) -> None:
+    _require(
+        bool(text),
+        "there are no `brokers`: write brokers = 'host:port', or have deploy run one:  [kafka] broker = 'container'",
+    )
     for broker in text.split(","):
         _require(
             _BROKER.fullmatch(broker.strip()) is not None,

@@ -13,6 +13,7 @@ from containers import gates, names, rollout
 from containers.commands import CreateVolume, RemoveContainer, RemoveVolume, StartContainer, StopContainer
 from containers.engine import Engine
 from containers.gates import Figures, Policy
+from containers.profiles import BROKER
 from containers.rollout import Container, Event, Record, State, Swap
 from containers.watch import Watch
 from pipelines.clock import Clock, SystemClock
@@ -57,6 +58,7 @@ class Rollout:
     errors_max: float = gates.ERRORS_MAX
     pause: Callable[[float], None] = time.sleep
     progress: Progress = lambda phase: None
+    once_healthy: dict[str, Callable[[], None]] = field(default_factory=dict)  # what a service is for: before the next
     journal: Callable[[State, str], None] = lambda state, why: None  # told of the beginning and of how and why it ended
     interrupted: bool = False
     why: str = ""  # it failed
@@ -135,6 +137,7 @@ class Rollout:
             forgiven = gates.OTHER_LAYOUT if any(s.service in WRITERS for s in later) else ""
             self._wait([self._watch(swap, forgiven=forgiven)], lambda why: f"gate {swap.service}: {why}")
             self.report(f"{swap.service}: healthy")
+            self.once_healthy.get(swap.service, lambda: None)()
         self._turn += 1
         return "more" if later else "ok"
 
@@ -200,14 +203,21 @@ class Rollout:
         for swap in reversed(self.swaps):
             if swap.new:
                 self.engine.run(RemoveContainer(swap.new) if swap.made else StopContainer(swap.new))
-        touched = [swap.old for swap in reversed(self.swaps[: self._turn + 1]) if swap.old]
+        old = {swap.service: swap.old for swap in reversed(self.swaps[: self._turn + 1]) if swap.old}
+        if broker := old.pop(BROKER.service, None):  # the others need it
+            self.engine.run(StartContainer(broker))
+            self._wait([self._back(broker)] if broker in self._well else [], lambda why: f"undo: {why}")
+        touched = [*old.values()]
         for name in touched:
             self.engine.run(StartContainer(name))
-        policy = Policy(self.site, max(self.timeout_s, BACK_S_MIN), work=False)
-        well = [Watch(self.engine, self.clock, name, policy) for name in touched if name in self._well]
-        self._wait(well, lambda why: f"undo: {why}")
+        self._wait([self._back(name) for name in touched if name in self._well], lambda why: f"undo: {why}")
         self.report(f"what ran before is back after {self.clock.monotonic_s() - begun_s:.1f} s")
         return "ok"
+
+    def _back(self, name: str) -> Watch:
+        """What ran before must be healthy again, and no more than that."""
+        policy = Policy(self.site, max(self.timeout_s, BACK_S_MIN), work=False)
+        return Watch(self.engine, self.clock, name, policy)
 
 
 def _write(site: str, record: Record) -> CreateVolume:

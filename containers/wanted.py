@@ -17,7 +17,14 @@ from containers.site import GATEWAY
 from pipelines.settings import Settings
 from pipelines.versions import Version
 
-IMAGE_PARTS = ("base image", "packages", "code", "pipeline", "dimensions")  # those parts that stand in its image
+IMAGE_PARTS = (
+    "base image",
+    "packages",
+    "kafka",
+    "code",
+    "pipeline",
+    "dimensions",
+)  # those parts that stand in its image
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ class Desired:
         hosts = {name: gateway if address == GATEWAY else address for name, address in self.hosts.items()}
         mounts = (Mount(self.config_volume, CONFIG_DIR, read_only=True), *self.mounts)
         config = container_config(
-            self.service,
+            self.profile,
             self.tag,
             networks=self.networks,
             hosts=hosts,

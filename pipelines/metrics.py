@@ -47,6 +47,9 @@ consumed = Counter(
     "Records taken from Kafka for good: data (also bad ones) or heartbeat, which only tells the time.",
     ["site", "service", "kind"],
 )
+broker_disk_used = Gauge(_P + "broker_disk_used_bytes", "Bytes on disk of the site's own broker.", ["site"])
+broker_disk_limit = Gauge(_P + "broker_disk_limit_bytes", "What its topics are made to fit into.", ["site"])
+broker_disk_free = Gauge(_P + "broker_disk_free_bytes", "Bytes that are left on its disk.", ["site"])
 rebalances = Counter(_P + "rebalances_total", "Assignments received from the group.", ["site", "pipeline"])
 
 # processing

@@ -66,6 +66,7 @@ class Document(msgspec.Struct, frozen=True):
     rules: Rules
     images: Mapping[str, Image]  # by tag; their layers are blobs of the repository
     services: tuple[Service, ...]
+    grants: tuple[str, ...] = ()  # what is run inside the site's own broker to make topics and rights
     format: int = FORMAT
 
     def wanted(self, private: str) -> tuple[Desired, ...]:
@@ -81,12 +82,13 @@ class _Head(msgspec.Struct, frozen=True):
 
 
 def of(
-    site: str, what: str, by: str, at: str, rules: Rules, wanted: Sequence[Desired], images: Sequence[Image], public: str
+    site: str, what: str, by: str, at: str, rules: Rules, wanted: Sequence[Desired], images: Sequence[Image], public: str,
+    grants: tuple[str, ...] = (),
 ) -> Document:  # fmt: skip
     """The document for a site whose sealing key is `public`. `images` are those of the services and those under them, with
     layers that the repository has."""
     every = {image.tag: image for image in images}
-    return Document(site, what, by, at, rules, every, tuple(_sealed(d, public) for d in wanted))
+    return Document(site, what, by, at, rules, every, tuple(_sealed(d, public) for d in wanted), grants)
 
 
 def encode(document: Document) -> bytes:

@@ -32,7 +32,7 @@ def container(
         Mount(socket, SOCKET, read_only=True),  # the file, that is: what is said through it is not restricted
     )
     config = container_config(
-        AGENT.service, tags[-1], networks=(network,), hosts={}, mounts=mounts, limits=limits, labels=labels
+        AGENT, tags[-1], networks=(network,), hosts={}, mounts=mounts, limits=limits, labels=labels
     )
     config["Env"] = [f"XDG_CACHE_HOME={DATA_DIR}"]
     config["Healthcheck"] |= {"Test": ["CMD", "python3", "-I", "-S", "-c", _PROBE]}

@@ -8,12 +8,12 @@ from datetime import UTC, datetime, timedelta
 
 from securesystemslib.signer import Signer
 
-from containers import bus, images, release
+from containers import broker, bus, images, release
 from containers.agent import document
 from containers.agent.document import Rules
 from containers.agent.identity import sealing_key
 from containers.agent.profile import AGENT
-from containers.desired import desired, work_for
+from containers.desired import services_at
 from containers.hold import operator_name
 from containers.images import Base
 from containers.oci import Image, LayerStore
@@ -59,18 +59,30 @@ class Publisher:
         name, key = site.site.site, site.site.agent.key
         if not key:
             raise ConfigError(f"{site.path}: site {name} has no agent.key yet: pipeline agent enrol --site {name}")
-        services = [p.service for p in work_for(plan)]
-        wanted = desired(site, plan, base, bus.identity_files(site, services, self.clock, renew=True), fetch=True)
-        bus.grant(site, plan, services, self.clock, revoke=False)
+        services = [p.service for p in broker.services_of(site, plan)]
+        wanted = broker.everything(
+            site, plan, base, bus.identity_files(site, services, self.clock, renew=True), fetch=True
+        )
+        grants = self._granted(site, plan)
         whole = [release.whole(image, base) for d in wanted for image in d.images]
         for image in whole:
             self._push(image)
         at = datetime.fromtimestamp(self.clock.now_ns() // 10**9, UTC)
         what = f"{plan.pipeline} {plan.fingerprint}"
-        made = document.of(name, what, operator_name(), at.isoformat(), rules_of(site), wanted, whole, sealing_key(key))
+        made = document.of(
+            name, what, operator_name(), at.isoformat(), rules_of(site), wanted, whole, sealing_key(key), grants
+        )
         content = document.encode(made)
         version = self._put(name, content, at)
         return Published(name, version, what, tuple(services), len(content))
+
+    def _granted(self, site: SiteFile, plan: Plan) -> tuple[str, ...]:
+        """Topics and rights: of the site's own broker the agent makes them, with these words; of others we do, now."""
+        services = [p.service for p in services_at(site, plan)]
+        if site.site.own_broker:
+            return broker.grant_words(bus.request(site, plan, services, revoke=False))
+        bus.grant(site, plan, services, self.clock, revoke=False)
+        return ()
 
     def _push(self, image: Image) -> None:
         if image.id not in self._there:

@@ -20,6 +20,7 @@ from containers.agent.pull import PulledLayers, Puller
 from containers.agent.status import Status
 from containers.deployer import Deployment
 from containers.engine import Engine
+from containers.profiles import BROKER
 from containers.repository import artifact
 from containers.repository.base import Repository
 from containers.repository.errors import NotFound
@@ -28,7 +29,7 @@ from containers.rollout import State
 from containers.walk import Report
 from containers.wanted import Desired
 from pipelines.clock import Clock, SystemClock
-from pipelines.errors import ConfigError, SitestreamError
+from pipelines.errors import ConfigError, SitestreamError, Unavailable
 
 LAYERS = "layers"
 PURPOSE = "brought up to date"
@@ -128,6 +129,7 @@ class Agent:
             timeout_s=rules.health_timeout_s,
             soak_s=rules.soak_s,
             ill=False,
+            grant=lambda container: self._grant(document, container),
         )
         state: State = "done"
         if todo:
@@ -140,6 +142,17 @@ class Agent:
             raise ConfigError(f"release {goal.version}: {state}: {todo.why if todo else ''}")
         hand.prune()
         self.report(f"release {goal.version} runs")
+
+    def _grant(self, document: Document, container: str) -> None:
+        """Have topics and rights made inside the site's own broker, if it has one."""
+        if not document.grants:
+            return
+        at = container or self.engine.actual(self.site).current[BROKER.service].name
+        done = self.engine.execute(at, document.grants)
+        if not done.well:
+            raise Unavailable(
+                f"topics and rights could not be made in {at}: {done.errors.strip() or 'it does not run'}"
+            )
 
     def tell(self) -> None:
         """Report, if there is news or the last report is old."""

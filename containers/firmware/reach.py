@@ -68,13 +68,18 @@ def _each(
 def _at(site: SiteFile, work: Callable[[str], Coroutine[Any, Any, T]]) -> T:
     """Work at a site's Kafka as its admin."""
     s = site.site
+    if s.own_broker:
+        raise Unavailable(
+            f"{site.path}: nobody outside reaches the site's own broker (kafka.broker = 'container'), so it is not known how its "
+            "devices are, and none of them is given an update: use brokers of your own for sites with firmware campaigns"
+        )
     brokers = s.kafka.admin or s.brokers
     files = bus.identity_files(site, [ADMIN], SystemClock(), renew=True).get(ADMIN, ())
     with tempfile.TemporaryDirectory() as folder:  # 0700
         for file in files:
             assert isinstance(file.content, bytes)
             (Path(folder) / Path(file.path).name).write_bytes(file.content)
-        me = Settings(site=s.site, brokers=brokers, pipeline="", secrets_dir=folder, kafka_security=s.kafka.security)
+        me = Settings(site=s.site, brokers=brokers, pipeline="", secrets_dir=folder, kafka_security=s.security)
 
         def there() -> T:
             identity.become(bearer(s.site, ADMIN), me)

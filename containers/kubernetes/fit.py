@@ -35,7 +35,12 @@ def _problems(site: SiteFile, plan: Plan, namespace: str, images: str) -> Iterat
             f"{site.path}: store = {site.site.store!r} is a folder of one machine, and a pod may run on any: "
             "write a store of the network, such as 's3://bucket/folder'"
         )
-    if site.site.kafka.security == "mtls":
+    if site.site.own_broker:
+        yield (
+            f"{site.path}: kafka.broker = 'container': 'pipeline deploy' runs a site's own broker on a Docker engine, not in a "
+            "cluster: leave it out, and name brokers that the cluster reaches as `brokers`"
+        )
+    if site.site.security == "mtls":
         yield (
             f"{site.path}: kafka.security = 'mtls': certificates are brought to Docker engines by 'pipeline deploy', not into a "
             "cluster: leave it out, and name brokers that the cluster reaches in plain text"

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.consumer import fetcher
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import (
@@ -268,6 +269,48 @@ async def ensure(brokers: str, topics: Iterable[Topic]) -> None:
         await stopped(admin)
 
 
+_TOPIC_CONFIG = 1  # the source of a setting that a topic has of its own: DescribeConfigs, config_source
+
+
+async def topics_there(brokers: str) -> tuple[Topic, ...]:
+    """Every topic but Kafka's own, with the settings that it has of its own."""
+    admin = await _admin(brokers)
+    try:
+        names = [name for name in await admin.list_topics() if not name.startswith("__")]
+        partitions = await _partitions(admin, names)
+        answers = await admin.describe_configs([_resource(name) for name in names]) if names else []
+    finally:
+        await stopped(admin)
+    found = []
+    for code, message, _, name, entries in (resource for answer in answers for resource in answer.resources):
+        _check_setting(code, message, name)
+        settings = tuple((key, value) for key, value, _, source, *_ in entries if source == _TOPIC_CONFIG)
+        found.append(Topic(name, partitions[name], settings))
+    return tuple(found)
+
+
+async def configure(brokers: str, topics: Iterable[Topic]) -> None:
+    """Give topics that are there their settings, and no others."""
+    admin = await _admin(brokers)
+    try:
+        for answer in await admin.alter_configs([_resource(t.name, dict(t.settings)) for t in topics]):
+            for code, message, _, name in answer.resources:
+                _check_setting(code, message, name)
+    finally:
+        await stopped(admin)
+
+
+def _resource(topic: str, settings: dict[str, str] | None = None) -> ConfigResource:
+    return ConfigResource(ConfigResourceType.TOPIC, topic, settings)
+
+
+def _check_setting(code: int, message: str | None, topic: str) -> None:
+    if code:
+        error = for_code(code)
+        raise_refusal(error(), topic)
+        raise Unavailable(f"the settings of topic {topic} could not be seen or made: {error.__name__} {message or ''}")
+
+
 class Acl(msgspec.Struct, frozen=True, order=True):
     """A right of a principal ('User:CN=hall1-process'), from any host. Whatever no ACL allows is refused."""
 
@@ -376,6 +419,7 @@ __all__ = [
     "Record",
     "at_end",
     "cluster_id",
+    "configure",
     "consumer",
     "discarded",
     "ensure",
@@ -386,4 +430,5 @@ __all__ = [
     "set_acls",
     "started",
     "stopped",
+    "topics_there",
 ]

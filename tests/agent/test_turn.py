@@ -385,3 +385,27 @@ def test_a_flaw_of_ours_does_not_keep_the_next_release_away(world: World, monkey
     assert "internal error: KeyError('flaw')" in report_of(world).trouble
     assert world.agent.turn(), world.said
     assert world.engine.running == world.expected(5)
+
+
+def test_topics_and_rights_are_made_inside_the_sites_own_broker_before_others_need_them(
+    fast_disk: None, tmp_path: Path
+) -> None:
+    world = World(tmp_path / "world", services=("broker", "process"), grants=("make", "topics"))
+    world.publish(1)
+    world.agent.start()
+    assert world.agent.turn(), world.said
+    told = [t for t in world.effects.told if t.startswith(("Start", "execute"))]
+    assert told == [
+        "StartContainer(name='sitestream-hall1-broker-r1')",
+        "execute make topics in sitestream-hall1-broker-r1",
+        "StartContainer(name='sitestream-hall1-process-r1')",
+    ]
+    world.publish(2)
+    world.engine.grants_work = False
+    assert not world.agent.turn()
+    assert world.engine.running == world.expected(1)
+    assert "topics and rights could not be made in sitestream-hall1-broker-r2: no leader" in report_of(world).trouble
+    assert world.agent.memory.failed == 0, "that may pass"
+    world.engine.grants_work = True
+    assert world.agent.turn(), world.said
+    assert world.engine.running == world.expected(2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -24,6 +24,7 @@ from containers.commands import (
     CreateContainer,
     CreateNetwork,
     CreateVolume,
+    Done,
     File,
     FillVolume,
     RemoveContainer,
@@ -34,7 +35,7 @@ from containers.commands import (
 )
 from containers.deployer import images_of
 from containers.oci import Image, Layer, LayerStore
-from containers.profiles import PROFILES, Limits
+from containers.profiles import BROKER, PROFILES, Limits
 from containers.repository import artifact
 from containers.repository.layout import Folder
 from containers.repository.statement import sign
@@ -88,6 +89,7 @@ class SimEngine:
     started_s: dict[str, float] = field(default_factory=dict)
     down: Callable[[Command | None], bool] = lambda _: False
     fence: Callable[[], None] = lambda: None
+    grants_work: bool = True
 
     def _up(self, command: Command | None = None) -> None:
         if self.down(command):
@@ -133,6 +135,13 @@ class SimEngine:
         for layer in image.layers:
             assert store.path(layer).exists()
         self.effects(f"load {image.tag}", lambda: self.images.update({image.tag: image.id}))
+
+    def execute(self, name: str, words: Sequence[str]) -> Done:
+        self.fence()
+        self._up()
+        well = self.containers[name].state == "running" and self.grants_work
+        self.effects(f"execute {' '.join(words)} in {name}", lambda: None)
+        return Done(well, "", "" if well else "no leader")
 
     def unused_images(self) -> list[Command]:
         used = {tag for c in self.containers.values() for tag in c.images}
@@ -201,6 +210,8 @@ class World:
     effects: Effects = field(default_factory=Effects)
     clock: ManualClock = field(default_factory=lambda: ManualClock(at(START) + LATER * 10**9))
     said: list[str] = field(default_factory=list)
+    services: tuple[str, ...] = SERVICES
+    grants: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.engine = SimEngine(self.clock, self.effects)
@@ -229,11 +240,11 @@ class World:
 
     def expected(self, number: int) -> dict[str, str]:
         """What runs when a release does."""
-        return {s: self.tag(s, number) for s in SERVICES}
+        return {s: self.tag(s, number) for s in self.services}
 
     def wanted(self, number: int) -> tuple[Desired, ...]:
         """The services of a release."""
-        return tuple(self._service(s, number) for s in SERVICES)
+        return tuple(self._service(s, number) for s in self.services)
 
     def _service(self, service: str, number: int) -> Desired:
         tag, path = self.tag(service, number), self.folder / f"layer-{service}-{number}.gz"
@@ -243,15 +254,17 @@ class World:
         settings = Settings(site=SITE, brokers="kafka:9092", pipeline="tiny.py")
         secret = File("secrets/key", f"secret of {number}".encode(), 0o400, 65532)
         return Desired(
-            PROFILES[service], (tag,), (image,), (), settings, (secret,), (names.network(SITE, "bus"),), {"kafka": "gateway"},
-            (), Limits(2**20, 1.0), f"tiny {number}", {"code": str(number)}, {},
+            {**PROFILES, "broker": BROKER}[service], (tag,), (image,), (), settings, (secret,), (names.network(SITE, "bus"),),
+            {"kafka": "gateway"}, (), Limits(2**20, 1.0), f"tiny {number}", {"code": str(number)}, {},
         )  # fmt: skip
 
     def publish(self, number: int, *, days: float = 30, by: Any = None, version: int = 0, site: str = SITE) -> None:
         """Release `number`, signed as version `number` unless told otherwise."""
         rules = Rules(health_timeout_s=5.0, soak_s=3.0, errors_max=0.1)
         wanted, public = self.wanted(number), sealing_key(self.identity.public)
-        made = document.of(site, f"tiny {number}", "me@here", "2026-06-02", rules, wanted, images_of(wanted), public)
+        made = document.of(
+            site, f"tiny {number}", "me@here", "2026-06-02", rules, wanted, images_of(wanted), public, self.grants
+        )
         self.put(document.encode(made), version or number, days=days, by=by)
 
     def put(self, content: bytes, version: int, *, days: float = 30, by: Any = None) -> None:

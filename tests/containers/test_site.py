@@ -95,7 +95,7 @@ def test_a_mistake_is_named_with_its_line_and_cure(tmp_path: Path, line: str, me
         ('"kafka:9092"', '"kafka"', r":3: brokers: 'kafka' is not an address: write host:port"),
         ('"file:///srv/parquet"', '"/srv/parquet"', r":4: store = '/srv/parquet': write 's3://bucket/folder'"),
         ('"file:///srv/parquet"', '"s3://me:secret@plant"', r":4: store holds a password: use a secret"),
-        ('brokers = "kafka:9092"', "", r"missing required field `brokers`"),
+        ('brokers = "kafka:9092"', "", r":1: there are no `brokers`: write brokers = 'host:port', or"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_line_and_cure(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from containers.acls import acls
 from containers.desired import check_given, contents_of, services_at
+from containers.firmware import reach
 from containers.kubernetes.network import endpoints
 from containers.profiles import FIRMWARE, PROFILES, UID
 from containers.site import load_site
@@ -154,3 +155,12 @@ def test_the_service_imports_neither_numpy_nor_what_signs(tmp_path: Path) -> Non
     where, *loaded = done.stdout.split()
     assert where.startswith(str(tmp_path))
     assert not {"numpy", "pyarrow", "faust", "docker", "containers", "pipelines.dsl", "subprocess_shell"} & set(loaded)
+
+
+def test_a_site_whose_broker_nobody_outside_reaches_says_so(tmp_path: Path) -> None:
+    text = SITE.replace('brokers = "kafka:9092"', "") + '[kafka]\nbroker = "container"\ndisk = "20GiB"\n'
+    site = load_site(write_site(tmp_path, text))
+    found, away = reach.statuses([site])
+    assert not found
+    assert "nobody outside reaches the site's own broker" in away[site.site.site]
+    assert reach.hint([site], 1) == away

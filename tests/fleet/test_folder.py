@@ -145,10 +145,10 @@ def test_a_fleet_toml_that_is_none(tmp_path: Path, fleet: str, message: str) -> 
 
 
 def test_what_is_missing_is_to_be_written_in_one_of_two_places(tmp_path: Path) -> None:
-    write_fleet(tmp_path, "[defaults]\npipeline = 'tiny.py'\n", a="")
+    write_fleet(tmp_path, "[defaults]\nbrokers = 'kafka:9092'\n", a="")
     found = problems(tmp_path)
     cure = "write it there, or in fleet.toml under [defaults]"
-    assert found == [f"sites/a.toml: Object missing required field `brokers`: {cure}"]
+    assert found == [f"sites/a.toml: Object missing required field `pipeline`: {cure}"]
 
 
 def test_a_file_whose_name_is_no_sites_name(tmp_path: Path) -> None:

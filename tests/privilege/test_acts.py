@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from docker.models.containers import Container
 
-from containers.profiles import FILES_MAX, PIDS_MAX, PROFILES, TMP_MIB_MAX, USER
+from containers.profiles import FILES_MAX, PIDS_MAX, PROFILES, TMP_MIB_MAX
 from pipelines.runtime.identity import KEY_FILE
 from tests.privilege.site import LeastSite, Verdict, attempt, twin
 
@@ -132,7 +132,7 @@ def test_it_is_refused(tried: Callable[[str], dict[str, Verdict]], service: str,
 def allowed(too_free: Container, acts: Acts, program_of_root: None) -> dict[str, Verdict]:
     """What becomes of them without confinement; a program with the setuid bit is run as the services' user."""
     by_user = "become root by a program"
-    return attempt(too_free, acts) | attempt(too_free, {by_user: acts[by_user]}, user=USER)
+    return attempt(too_free, acts) | attempt(too_free, {by_user: acts[by_user]}, user=PROFILES["upload"].user)
 
 
 @pytest.mark.parametrize("act", [*EVERYWHERE, *OF_OTHERS])
