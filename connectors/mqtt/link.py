@@ -136,7 +136,7 @@ class Link(asyncio.Protocol):
         messages = self._decoder.messages.take(count)
         arrived = np.array(self._arrived[:count], dtype=np.int64)
         del self._arrived[:count]
-        if self._paused and self._transport is not None:
+        if self._paused and self._transport is not None and not self._lost.is_set():
             self._paused = False
             self._transport.resume_reading()
         return messages, arrived
@@ -149,7 +149,7 @@ class Link(asyncio.Protocol):
     async def close(self) -> None:
         """Say good-bye and wait until the broker has read it and all acknowledgements before. The session stays there."""
         self._send(wire.DISCONNECT)
-        if self._transport is not None:
+        if self._transport is not None and not self._lost.is_set():  # a lost link of TLS takes no more calls
             self._transport.resume_reading()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._lost.wait(), CLOSE_S_MAX)
