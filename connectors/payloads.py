@@ -1,21 +1,24 @@
-"""JSON payloads, one reading each -> Arrow columns. Pure. Whole batches go through Arrow's JSON reader; what that refuses is
-looked at one by one, and both ways give the same.
+"""JSON payloads -> Arrow columns. Pure. Whole batches go through Arrow's JSON reader; what that refuses is looked at one by
+one, and both ways give the same.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.json as pj
+from numpy.typing import NDArray
 
 from connectors import columns
 from connectors.base import TimeUnit
 from connectors.columns import Faults, Layout, shown
+from connectors.shape import Shape
 from pipelines.batch import Times
 from pipelines.errors import BadData
 
@@ -26,11 +29,46 @@ _SURROGATE = re.compile("[\\ud800-\\udfff]")  # half a character, which JSON can
 _INT64 = range(-(2**63), 2**63)
 
 
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """Readings of some payloads."""
+
+    values: dict[str, pa.Array]  # by field, null where a reading lacks it
+    of: NDArray[np.int64]  # which payload each reading is from
+    faults: Faults  # by reading; a payload that is unusable as a whole is one reading of nulls
+
+
+def decode_json(payload: bytes) -> Any:
+    """What a payload of JSON says; `BadData` if it is none."""
+    try:
+        return json.loads(payload.decode())
+    except UnicodeDecodeError as e:
+        raise BadData(f"the payload is not UTF-8 (byte {e.start})", reason="not_utf8") from e
+    except (ValueError, RecursionError) as e:
+        why = "nested too deep" if isinstance(e, RecursionError) else str(e)
+        text = f"{shown(payload)}: {why}" if payload.strip() else "it is empty"
+        raise BadData(f"the payload is not JSON: {text}", reason="not_json") from e
+
+
 class Payloads:
     """Parses the payloads of one source: objects whose fields are columns, or the bare value of the only column."""
 
-    def __init__(self, layout: Layout, *, key: str | None, time: str | None, time_unit: TimeUnit) -> None:
-        """`key`, `time`: the fields that hold the key and the time, None if payloads hold none."""
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        key: str | None,
+        time: str | None,
+        time_unit: TimeUnit,
+        paths: Mapping[str, str] | None = None,
+        rows: str | None = None,
+        decode: Callable[[bytes], Any] = decode_json,
+    ) -> None:
+        """`key`, `time`: the fields that hold the key and the time, None if payloads hold none.
+
+        `paths`: where columns stand that do not stand under their own names, and `rows` where the list of readings is, if there
+        is one (see `connectors.shape`). `decode`: of payloads that are not JSON.
+        """
         self._layout, self._key, self._time, self._time_unit = layout, key, time, time_unit
         self._fields = dict(layout.arrow)  # the payload's fields that matter, and their Arrow types
         if key is not None:
@@ -38,12 +76,28 @@ class Payloads:
         if time is not None:
             number = pa.int64() if time_unit == "ns" else pa.float64()
             self._fields[time] = pa.string() if time_unit == "iso" else number
-        self._only = next(iter(layout.arrow)) if len(layout.arrow) == 1 else None  # its bare value is a payload, too
+        self._shape = Shape({name: (paths or {}).get(name, name) for name in self._fields}, rows)
+        self._schema = self._shape.schema(self._fields)
+        alone = len(layout.arrow) == 1 and self._shape.flat
+        self._only = next(iter(layout.arrow)) if alone else None  # its bare value is a payload, too
+        self._decode = decode
 
     def parse(self, payloads: Sequence[bytes], faults: Faults, *, whole: bool = True) -> dict[str, pa.Array]:
-        """Columns by field, null where a payload lacks one. `whole=False` looks at each by itself, which is slow."""
-        parsed = _at_once(payloads, self._fields, self._only) if whole else None
-        return self._one_by_one(payloads, faults) if parsed is None else parsed
+        """Columns by field of payloads that are a reading each, null where one lacks a field. For `whole` see `readings`."""
+        parsed = self.readings(payloads, whole=whole)
+        for row, (reason, text) in parsed.faults.found.items():
+            faults.one(row, reason, text)
+        return parsed.values
+
+    def readings(self, payloads: Sequence[bytes], *, whole: bool = True) -> Parsed:
+        """All readings of the payloads. `whole=False` looks at each payload by itself, which is slow and gives the same."""
+        table = None
+        if whole and self._decode is decode_json:
+            table = _at_once(payloads, self._schema, self._only)
+        found = None if table is None else self._shape.columns(table)
+        if found is None:
+            return self._one_by_one(payloads)
+        return Parsed(*found, Faults(len(found[1])))
 
     def times(self, parsed: Mapping[str, pa.Array], otherwise: Times, faults: Faults) -> Times:
         """ns of each; `otherwise` for those that hold no time."""
@@ -52,28 +106,35 @@ class Payloads:
         times, there = columns.times(parsed[self._time], self._time_unit, faults)
         return times if there.all() else np.where(there, times, otherwise)
 
-    def _one_by_one(self, payloads: Sequence[bytes], faults: Faults) -> dict[str, pa.Array]:
-        found: dict[str, list[Any]] = {name: [None] * len(payloads) for name in self._fields}
+    def _one_by_one(self, payloads: Sequence[bytes]) -> Parsed:
+        rows: list[dict[str, Any]] = []
+        of: list[int] = []
+        wrong: dict[int, BadData] = {}
         for i, payload in enumerate(payloads):
             try:
-                for name, value in self._message(payload).items():
-                    found[name][i] = value
+                raw: list[dict[str, Any]] = self._message(payload)
             except BadData as e:
-                faults.one(i, e.reason, str(e))
-        return {name: pa.array(values, self._fields[name]) for name, values in found.items()}
+                wrong[len(rows)] = e
+                raw = [{}]
+            for n, reading in enumerate(raw):
+                try:
+                    rows.append(self._reading(reading))
+                except BadData as e:
+                    which = f"reading {n}: " if self._shape.rows else ""
+                    wrong[len(rows)] = BadData(f"{which}{e}", reason=e.reason)
+                    rows.append({})
+                of.append(i)
+        faults = Faults(len(rows))
+        for row, fault in wrong.items():
+            faults.one(row, fault.reason, str(fault))
+        values = {n: pa.array([row.get(n) for row in rows], kind) for n, kind in self._fields.items()}
+        return Parsed(values, np.array(of, np.int64), faults)
 
-    def _message(self, payload: bytes) -> dict[str, Any]:
-        """The fields of one message that matter; `BadData` if it is not what a message may be."""
+    def _message(self, payload: bytes) -> list[dict[str, Any]]:
+        """The fields that matter of the readings of one message; `BadData` if it is not what a message may be."""
         if len(payload) > PAYLOAD_BYTES_MAX:
             raise BadData(f"the payload has more than {PAYLOAD_BYTES_MAX} bytes", reason="too_large")
-        try:
-            got = json.loads(payload.decode())
-        except UnicodeDecodeError as e:
-            raise BadData(f"the payload is not UTF-8 (byte {e.start})", reason="not_utf8") from e
-        except (ValueError, RecursionError) as e:
-            why = "nested too deep" if isinstance(e, RecursionError) else str(e)
-            text = f"{shown(payload)}: {why}" if payload.strip() else "it is empty"
-            raise BadData(f"the payload is not JSON: {text}", reason="not_json") from e
+        got = self._decode(payload)
         if not isinstance(got, dict):
             if self._only is None or isinstance(got, list | str) or got is None:
                 kind = "an object" if self._only is None else f"an object or the value of {self._only}"
@@ -81,7 +142,10 @@ class Payloads:
                     f"the payload is {shown(payload)}: {kind} is needed, such as {self._example()}", reason="not_object"
                 )
             got = {self._only: got}
-        return {name: _typed(name, got.get(name), kind, self._expected(name)) for name, kind in self._fields.items()}
+        return self._shape.readings(got)
+
+    def _reading(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: typed(name, raw.get(name), kind, self._expected(name)) for name, kind in self._fields.items()}
 
     def _expected(self, name: str) -> str:
         if name == self._time and name not in self._layout.arrow:
@@ -96,10 +160,8 @@ class Payloads:
         return json.dumps({name: True if kind == pa.bool_() else 1 for name, kind in self._layout.arrow.items()})
 
 
-def _at_once(
-    payloads: Sequence[bytes], fields: Mapping[str, pa.DataType], only: str | None
-) -> dict[str, pa.Array] | None:
-    """Columns of all payloads by Arrow's JSON reader; None if not each of them is, beyond doubt, one JSON object or value."""
+def _at_once(payloads: Sequence[bytes], fields: pa.Schema, only: str | None) -> pa.Table | None:
+    """A table of all payloads by Arrow's JSON reader; None if not each of them is, beyond doubt, one JSON object or value."""
     if not payloads or max(map(len, payloads)) > PAYLOAD_BYTES_MAX:
         return None
     text = b"\n".join(payloads)
@@ -123,18 +185,14 @@ def _at_once(
         table = pj.read_json(
             pa.BufferReader(text),
             read_options=pj.ReadOptions(use_threads=False, block_size=len(text) + 1),
-            parse_options=pj.ParseOptions(
-                explicit_schema=pa.schema(list(fields.items())), unexpected_field_behavior="ignore"
-            ),
+            parse_options=pj.ParseOptions(explicit_schema=fields, unexpected_field_behavior="ignore"),
         )
     except (pa.ArrowInvalid, UnicodeDecodeError):
         return None
-    if table.num_rows != len(payloads):
-        return None
-    return {name: table.column(name).combine_chunks() for name in fields}
+    return table.combine_chunks() if table.num_rows == len(payloads) else None
 
 
-def _typed(name: str, value: Any, kind: pa.DataType, expected: str) -> Any:
+def typed(name: str, value: Any, kind: pa.DataType, expected: str) -> Any:
     """A value of JSON as the Arrow type wants it; `BadData` if it is of another type. Strict, as Arrow's JSON reader is."""
     if value is None:
         return None

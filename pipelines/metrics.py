@@ -39,6 +39,14 @@ collect_skew = Gauge(
     "Arrival minus event time of the device for which it is furthest from 0, each at its least within minutes.",
     ["site", "stream"],
 )
+collect_sparkplug_gaps = Counter(
+    _P + "collect_sparkplug_gaps_total", "Times that messages of an edge node were missing.", ["site", "stream"]
+)
+collect_sparkplug_rebirths_wanted = Gauge(
+    _P + "collect_sparkplug_rebirths_wanted",
+    "Edge nodes whose birth was not seen, or of which a message is missing since.",
+    ["site", "stream"],
+)
 
 # Kafka
 lag = Gauge(_P + "consumer_lag_records", "Frames not yet processed.", ["site", "topic", "partition"])

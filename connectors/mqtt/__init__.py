@@ -1,88 +1,44 @@
 """Readings that devices publish over MQTT 5 or 3.1.1. A description only: `collect` reads it (`connectors.mqtt.reader`).
 
 A payload is a JSON object whose fields are the schema's columns (others are ignored), or just a number if the schema has one
-column. Nothing is lost: QoS 1, a persistent session, and a message is acknowledged after Kafka has it. For that the MQTT broker
-must keep what it is owed: Mosquitto needs `persistence true` and `max_queued_messages 0` (by default it drops all above 1000).
+column; other payloads are named by `payload=`, and Sparkplug B has a function of its own. Nothing is lost: QoS 1, a persistent
+session, and a message is acknowledged after Kafka has it. For that the MQTT broker must keep what it is owed: Mosquitto needs
+`persistence true` and `max_queued_messages 0` (by default it drops all above 1000).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Generic, TypeVar
-from urllib.parse import SplitResult, urlsplit
+from typing import Any, ClassVar, Generic, TypeVar
 
 from connectors.base import TimeUnit
+from connectors.columns import Layout
 from connectors.conditions import Condition, check
+from connectors.mqtt import formats
+from connectors.mqtt.connection import PORTS, Connection, Version, named
+from connectors.mqtt.pattern import COLUMN, PLACEHOLDER, TopicPattern
+from connectors.mqtt.spb import SparkplugSource, sparkplug
 from connectors.options import durations
 from connectors.secrets import Secret
+from connectors.shape import Shape
 from pipelines.errors import PlanError
 from pipelines.schema import Schema
 from pipelines.topics import named_after
 
+__all__ = ["PORTS", "MqttSource", "SparkplugSource", "TopicPattern", "source", "sparkplug"]
 S = TypeVar("S", bound=Schema)
-PORTS = {"mqtt": 1883, "mqtts": 8883}
-_PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
-@dataclass(frozen=True)
-class TopicPattern:
-    """A subscription filter, and which level of a topic (if any) is the key."""
-
-    filter: str
-    key_level: int | None
-
-    @cached_property
-    def _levels(self) -> tuple[str, ...]:
-        return tuple(self.filter.split("/"))
-
-    def matches(self, topic: str) -> bool:
-        """Whether a topic is one of those subscribed to."""
-        want, have = self._levels, topic.split("/")
-        if want[-1] == "#":
-            want, have = want[:-1], have[: len(want) - 1]
-        return len(want) == len(have) and all(w in ("+", h) for w, h in zip(want, have, strict=True))
-
-    def key(self, topic: str) -> str | None:
-        """The key that stands in a topic; None if keys stand in payloads."""
-        return None if self.key_level is None else topic.split("/")[self.key_level]
-
-    @classmethod
-    def of(cls, text: str, key: str, *, in_payload: bool) -> TopicPattern:
-        """From 'press/{device}/vib'; `PlanError` if it is not clear which level is the key."""
-        levels = text.split("/")
-        for level in levels:
-            if ("+" in level or "#" in level or "{" in level) and level not in ("+", "#", f"{{{key}}}"):
-                names = _PLACEHOLDER.findall(level)
-                cure = (
-                    f"the key is called {{{key}}}, a level to be ignored is written +"
-                    if names
-                    else "a wildcard is a whole level"
-                )
-                raise PlanError(f"mqtt topic {text!r}: level {level!r} cannot be used: {cure}")
-        if "#" in levels[:-1] or not all(levels[:1]) or text.startswith("$"):
-            raise PlanError(f"mqtt topic {text!r}: # may only be the last level, and a topic may not begin with / or $")
-        named = [i for i, level in enumerate(levels) if level == f"{{{key}}}"]
-        plain = [i for i, level in enumerate(levels) if level == "+"]
-        if len(named) > 1 or (not named and not in_payload and len(plain) > 1):
-            raise PlanError(
-                f"mqtt topic {text!r}: write {{{key}}} once, for the level that names the device, and + for the others"
-            )
-        where = None if in_payload else next(iter(named or plain), None)
-        return cls("/".join("+" if i in named else level for i, level in enumerate(levels)), where)
-
-
-@dataclass(frozen=True)
-class MqttSource(Generic[S]):
+@dataclass(frozen=True, kw_only=True)
+class MqttSource(Connection, Generic[S]):
     """See `source`."""
 
     reader: ClassVar[str] = "connectors.mqtt.reader:MqttReader"
 
     schema: type[S]
     stream: str
-    broker: str
     topic: str
     key: str | None
     time: str | None
@@ -91,30 +47,30 @@ class MqttSource(Generic[S]):
     future_max: str
     silence: str
     devices: frozenset[str]
-    username: str | None
-    password: Secret | None
-    ca: Secret | None
+    payload: str
+    fields: tuple[tuple[str, str], ...]
+    rows: str | None
     conditions: tuple[Condition, ...] = ()
     stale: str | None = None
 
     @cached_property
-    def address(self) -> SplitResult:
-        """The broker's URL in parts."""
-        return urlsplit(self.broker)
-
-    @cached_property
     def pattern(self) -> TopicPattern:
         """What is subscribed to."""
-        return TopicPattern.of(self.topic, self.schema.measured().key, in_payload=self.key is not None)
+        template = self.key if self.key and PLACEHOLDER.search(self.key) else None
+        in_payload = self.key is not None and template is None
+        return TopicPattern.of(self.topic, self.schema.measured().key, in_payload=in_payload, template=template)
 
     @cached_property
     def key_field(self) -> str | None:
         """The payload's field that holds the key; None if it stands in the topic."""
-        return None if self.pattern.key_level is not None else self.key or self.schema.measured().key
+        return None if self.pattern.key_levels else self.key or self.schema.measured().key
 
     def describe(self) -> dict[str, str]:
         """See `Source.describe`."""
-        return {"mqtt": f"{self.broker}/{self.topic}"} | ({} if self.speed == 1 else {"speed": f"{self.speed:g}"})
+        told = {"mqtt": f"{self.broker}/{self.topic}"}
+        told |= {} if self.payload == "json" else {"payload": self.payload}
+        told |= {} if self.share is None else {"share": self.share}
+        return told | ({} if self.speed == 1 else {"speed": f"{self.speed:g}"})
 
 
 def source(
@@ -135,13 +91,22 @@ def source(
     ca: Secret | None = None,
     conditions: Sequence[Condition] = (),
     stale: str | None = None,
+    payload: str = "json",
+    fields: Mapping[Any, str] | None = None,
+    rows: str | None = None,
+    share: str | None = None,
+    version: Version = "auto",
+    certificate: Secret | None = None,
+    private_key: Secret | None = None,
 ) -> MqttSource[S]:
     """Readings of `schema` from an MQTT broker.
 
     `broker`: 'mqtt://host[:1883]' or, with TLS, 'mqtts://host[:8883]'; `ca` is a secret with the CA's certificates (PEM), else
-    the system's are trusted. `username`, and `password=secret("name")`.
-    `topic`: its level `{device}`, or its only `+`, is the key (`device` being the schema's Key); other `+` are ignored. With no
-    wildcard, or if `key` names a field, the key is that field of the payload (by default the one called as the schema's Key).
+    the system's are trusted. `username`, and `password=secret("name")`; or `certificate` and `private_key`, secrets in PEM.
+    `topic`: its level `{device}`, or its only `+`, is the key (`device` being the schema's Key); other `+` are ignored. Several
+    names, as in `plant/{line}/{device}/temp`, make a key such as 'l1/press-1', or what a template says: `key="{line}-{device}"`.
+    A level `{column}` names the column that a message holds. With no wildcard, or if `key` names a field, the key is that field
+    of the payload (by default the one called as the schema's Key).
     `time`: the payload's field with the time; where it is absent the time of arrival counts. `time_unit`: 'iso' is ISO 8601 text
     with a zone; 's', 'ms', 'us', 'ns' are numbers since 1970. Times before 1980, or later than now by more than `future_max`, are
     refused.
@@ -150,30 +115,53 @@ def source(
     message carries old readings. `devices`: if given, any other key is refused.
     `conditions`: what is reported of the readings (`connectors.conditions`). `stale`: a device that says nothing for so long
     while the link is up is marked as stale.
+    `payload`: 'json', 'cbor', 'msgpack', 'number' (text), 'csv:time,rms' with the names of the fields of a line, or the numpy
+    type of binary numbers, such as '>f4'. `fields`: where columns stand that do not stand under their own names, as paths:
+    `{Vibration.rms: "data.vib.rms"}`; `rows`: the list of readings in a payload: "readings[*]" (see `connectors.shape`).
+    `share`: collectors with the same name split the messages. `version`: of MQTT; 'auto' is 5, or 3.1.1 if the broker refuses.
     `stream`: last part of the Kafka topic's name; by default the schema's name, kebab-case.
     Types are strict: a float column takes any JSON number, an int column takes 3 but not 3.0, a bool column true and false.
     """
-    url = urlsplit(broker)
-    if url.scheme not in PORTS or not url.hostname or url.path.strip("/") or url.username or url.password:
-        raise PlanError(
-            f"mqtt broker {_no_password(broker)!r}: "
-            "write 'mqtt://host:1883' or 'mqtts://host:8883', and username= and password= apart"
-        )
-    if password is not None and (username is None or not isinstance(password, Secret)):
-        raise PlanError('mqtt password: write username="…", password=secret("name of a file in secrets_dir")')
     if speed < 0 or time_unit not in ("iso", "s", "ms", "us", "ns"):
         raise PlanError(
             f"mqtt speed={speed}, time_unit={time_unit!r}: speed is at least 0; time_unit is iso, s, ms, us or ns"
         )
     durations("mqtt", future_max=future_max, silence=silence, stale=stale)
-    name = stream or named_after(schema.__name__)
     made = MqttSource(
-        schema, name, broker, topic, key, time, time_unit, speed, future_max, silence, frozenset(devices), username, password, ca,
-        conditions=check("mqtt", schema, conditions), stale=stale,
+        schema=schema, stream=stream or named_after(schema.__name__), broker=broker, topic=topic, key=key, time=time,
+        time_unit=time_unit, speed=speed, future_max=future_max, silence=silence, devices=frozenset(devices), username=username,
+        password=password, ca=ca, certificate=certificate, private_key=private_key, version=version, share=share, payload=payload,
+        fields=named(schema, fields), rows=rows, conditions=check("mqtt", schema, conditions), stale=stale,
     )  # fmt: skip
-    _ = made.pattern  # a wrong topic is found where it is written
+    made.check()
+    _check_payload(made)
     return made
 
 
-def _no_password(url: str) -> str:
-    return re.sub(r"//[^@/]*@", "//…@", url)
+def _check_payload(made: MqttSource[Any]) -> None:
+    """A wrong topic, payload or path is found where it is written."""
+    formats.check(made.payload)
+    nested = made.payload in ("json", "cbor", "msgpack")
+    if made.rows is not None and not (nested and made.rows.endswith("[*]")):
+        raise PlanError(f"mqtt rows={made.rows!r}: write 'readings[*]', for a payload of json, cbor or msgpack")
+    columns = made.schema.sent().fields
+    if made.pattern.column_level is not None:
+        without = [n for n, c in made.schema.columns().items() if getattr(c, "absent", 0) is None]
+        if without and len(columns) > 1:
+            raise PlanError(
+                f"mqtt topic {made.topic!r}: a message holds one {{{COLUMN}}}, so each needs a value where it is absent: "
+                f"write {without[0]} = Col[float](…, absent=float('nan'))"
+            )
+    elif made.payload == "number" and len(columns) != 1:
+        raise PlanError(
+            f"mqtt payload='number': {made.schema.__name__} has {len(columns)} columns, and a message one number"
+        )
+    if made.key_field is not None and not nested and not made.payload.startswith(formats.CSV):
+        raise PlanError(f"mqtt payload={made.payload!r} holds no key: write {{{made.key_field}}} in the topic")
+    if made.payload.startswith(formats.CSV):
+        formats.format_of(made.payload, Layout.of(made.schema), key=made.key_field, time=made.time, time_unit=made.time_unit,
+                          paths=dict(made.fields), rows=None)  # fmt: skip
+    if nested and made.pattern.column_level is None:
+        extra = [n for n in (made.key_field, made.time) if n is not None]
+        paths = {name: name for name in (*(f.name for f in columns), *extra)} | dict(made.fields)
+        Shape(paths, made.rows).check()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from connectors.mqtt import wire
+from connectors.payloads import PAYLOAD_BYTES_MAX
 from pipelines.batch import Times
 from pipelines.clock import Clock
 from pipelines.errors import NotConnected
@@ -39,9 +40,9 @@ class Account:
 class Link(asyncio.Protocol):
     """Listens to one topic filter. `NotConnected` from any call means that this link is over."""
 
-    def __init__(self, version: int, clock: Clock) -> None:
+    def __init__(self, version: int, clock: Clock, payload_bytes_max: int = PAYLOAD_BYTES_MAX) -> None:
         self._version, self._clock = version, clock
-        self._decoder = wire.Decoder(version)
+        self._decoder = wire.Decoder(version, payload_bytes_max)
         self._arrived: list[int] = []  # ns, for each of the decoder's messages
         self._events: asyncio.Queue[wire.Accepted | wire.Subscribed] = asyncio.Queue()
         self._wake = asyncio.Event()
@@ -54,9 +55,17 @@ class Link(asyncio.Protocol):
         self._paused = False
 
     @classmethod
-    async def open(cls, account: Account, topic_filter: str, version: int, clock: Clock) -> Link:
+    async def open(
+        cls,
+        account: Account,
+        topic_filter: str,
+        version: int,
+        clock: Clock,
+        *,
+        payload_bytes_max: int = PAYLOAD_BYTES_MAX,
+    ) -> Link:
         """Connect and subscribe; `NotConnected` says why it could not."""
-        link = cls(version, clock)
+        link = cls(version, clock, payload_bytes_max)
         where = f"{account.host}:{account.port}"
         loop = asyncio.get_running_loop()
         try:
@@ -127,7 +136,7 @@ class Link(asyncio.Protocol):
         messages = self._decoder.messages.take(count)
         arrived = np.array(self._arrived[:count], dtype=np.int64)
         del self._arrived[:count]
-        if self._paused and self._transport is not None:
+        if self._paused and self._transport is not None and not self._lost.is_set():
             self._paused = False
             self._transport.resume_reading()
         return messages, arrived
@@ -140,7 +149,7 @@ class Link(asyncio.Protocol):
     async def close(self) -> None:
         """Say good-bye and wait until the broker has read it and all acknowledgements before. The session stays there."""
         self._send(wire.DISCONNECT)
-        if self._transport is not None:
+        if self._transport is not None and not self._lost.is_set():  # a lost link of TLS takes no more calls
             self._transport.resume_reading()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._lost.wait(), CLOSE_S_MAX)

@@ -4,38 +4,61 @@ from __future__ import annotations
 
 import ssl
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from connectors.base import Context, Read
-from connectors.mqtt import PORTS, MqttSource, wire
+from connectors.mqtt import MqttSource, SparkplugSource, wire
 from connectors.mqtt.codec import Codec
+from connectors.mqtt.connection import PORTS, Connection
 from connectors.mqtt.link import Account, Link
+from connectors.mqtt.spb import BIRTH_BYTES_MAX
+from connectors.payloads import PAYLOAD_BYTES_MAX
 from connectors.progress import DeviceClock
+from pipelines import metrics
 from pipelines.errors import ConfigError, NotConnected
 from pipelines.units import duration_ns
+
+if TYPE_CHECKING:
+    from connectors.mqtt.spb_codec import SparkplugCodec
 
 
 class MqttReader:
     """See `connectors.base.Reader`. MQTT 5, or 3.1.1 with a broker that refuses 5."""
 
-    def __init__(self, source: MqttSource[Any], context: Context) -> None:
+    def __init__(self, source: MqttSource[Any] | SparkplugSource[Any], context: Context) -> None:
         self._source, self._context = source, context
-        self._codec = Codec(source)
+        self._payload_bytes_max = PAYLOAD_BYTES_MAX
+        self._codec = self._codec_of(source)
         self._device_clock = DeviceClock(source.speed, duration_ns(source.future_max))
         self._link: Link | None = None
+        self._gaps_told = 0
+
+    def _codec_of(self, source: MqttSource[Any] | SparkplugSource[Any]) -> Codec | SparkplugCodec:
+        if isinstance(source, MqttSource):
+            return Codec(source)
+        from connectors.mqtt.spb_codec import SparkplugCodec  # with protobuf, which other sources do without
+
+        self._payload_bytes_max = BIRTH_BYTES_MAX
+        return SparkplugCodec(source)
 
     async def connect(self) -> None:
         """See `Reader.connect`; also `ConfigError` if a secret is missing."""
-        account = _account(self._source, self._context)
+        account = _account(self._source, self._context, self._source.stream)
+        wanted = self._source.version
         try:
-            self._link = await self._open(account, wire.V5)
+            self._link = await self._open(account, wire.V311 if wanted == "3.1.1" else wire.V5)
         except wire.VersionRefused:  # or a broker that cannot make sense of the greeting of 5, and says nothing
+            if wanted != "auto":
+                raise
             self._link = await self._open(account, wire.V311)
 
     async def _open(self, account: Account, version: int) -> Link:
-        return await Link.open(account, self._source.pattern.filter, version, self._context.clock)
+        topic_filter = self._source.shared(self._source.pattern.filter)
+        return await Link.open(
+            account, topic_filter, version, self._context.clock, payload_bytes_max=self._payload_bytes_max
+        )
 
     async def read(self, *, rows_max: int, linger_s: float) -> Read:
         """See `Reader.read`."""
@@ -46,9 +69,17 @@ class MqttReader:
         now_ns = self._context.clock.now_ns()
         latest_ns = self._device_clock.latest(now_ns)
         batch, rejects = self._codec.decode(messages.topics, messages.payloads, arrived, latest_ns=latest_ns)
+        if isinstance(self._source, SparkplugSource):
+            self._tell()
         if len(batch):
             self._device_clock.learn(int(np.median(batch.time)), now_ns)
         return Read(batch, rejects, partial(_ack, self._link, messages))
+
+    def _tell(self) -> None:
+        labels = {"site": self._context.site, "stream": self._source.stream}
+        metrics.collect_sparkplug_rebirths_wanted.labels(**labels).set(self._codec.unborn)
+        metrics.collect_sparkplug_gaps.labels(**labels).inc(self._codec.gaps - self._gaps_told)
+        self._gaps_told = self._codec.gaps
 
     async def close(self) -> None:
         """See `Reader.close`."""
@@ -61,7 +92,7 @@ async def _ack(link: Link, messages: wire.Messages) -> None:
     link.ack(messages)
 
 
-def _account(source: MqttSource[Any], context: Context) -> Account:
+def _account(source: Connection, context: Context, name: str) -> Account:
     """Secrets are read at each connection, so that a new password needs no restart."""
     where = context.secrets_dir
     tls = None
@@ -72,10 +103,18 @@ def _account(source: MqttSource[Any], context: Context) -> Account:
             raise ConfigError(
                 f"secret {source.ca.name if source.ca else ''!r} holds no CA certificates in PEM form: {e}"
             ) from e
+        if source.certificate is not None and source.private_key is not None:
+            try:
+                tls.load_cert_chain(source.certificate.file(where), source.private_key.file(where))
+            except ssl.SSLError as e:
+                raise ConfigError(
+                    f"secrets {source.certificate.name!r} and {source.private_key.name!r} are no certificate and its key "
+                    f"in PEM form: {e}"
+                ) from e
     return Account(
         source.address.hostname or "",
         source.address.port or PORTS[source.address.scheme],
-        f"sitestream-{context.site}-{source.stream}-{context.collector}",
+        f"sitestream-{context.site}-{name}-{context.collector}",
         source.username,
         source.password.read(where) if source.password else None,
         tls,

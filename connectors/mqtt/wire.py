@@ -20,9 +20,7 @@ SESSION_S = 7 * 86_400  # how long a broker keeps what we are owed while we are 
 PINGREQ, DISCONNECT = b"\xc0\x00", b"\xe0\x00"
 _CONNACK, _PUBLISH, _SUBACK, _PINGRESP, _DISCONNECT = 2, 3, 9, 13, 14
 _U16, _U32 = struct.Struct(">H"), struct.Struct(">I")
-_CUT_BYTES = (
-    PAYLOAD_BYTES_MAX + 2 * 2**16 + 10
-)  # of a longer packet this much is looked at: topic, id, properties, payload
+_HEAD_BYTES = 2 * 2**16 + 10  # of a longer packet this and the payload's limit are looked at: topic, id, properties
 
 _REFUSALS = {
     0x84: "it does not speak this version of MQTT", 0x85: "it does not accept the client id",
@@ -119,8 +117,10 @@ def acks(ids: Sequence[int]) -> bytes:
 class Decoder:
     """Collects received messages in `messages`. `NotConnected` says that the broker refused or sent what is not MQTT."""
 
-    def __init__(self, version: int) -> None:
-        self._version = version
+    def __init__(self, version: int, payload_bytes_max: int = PAYLOAD_BYTES_MAX) -> None:
+        """Of a payload that is larger than `payload_bytes_max` only so much and one byte are kept."""
+        self._version, self._payload_bytes_max = version, payload_bytes_max
+        self._cut_bytes = payload_bytes_max + _HEAD_BYTES
         self._buffer = b""
         self._skip = 0  # bytes still to come of a payload that is too large
         self.messages = Messages()
@@ -135,7 +135,7 @@ class Decoder:
         try:
             while (head := _head(data, at)) is not None:
                 body, end = head
-                if end > len(data) and (end - body <= _CUT_BYTES or len(data) - body < _CUT_BYTES):
+                if end > len(data) and (end - body <= self._cut_bytes or len(data) - body < self._cut_bytes):
                     break
                 if data[at] >> 4 == _PUBLISH:
                     self._publish(data, at, body, min(end, len(data)))
@@ -163,7 +163,7 @@ class Decoder:
             raise IndexError
         self.messages.ids.append(_U16.unpack_from(data, topic_end)[0] if qos else 0)
         self.messages.topics.append(data[body + 2 : topic_end])
-        self.messages.payloads.append(data[start : min(end, start + PAYLOAD_BYTES_MAX + 1)])
+        self.messages.payloads.append(data[start : min(end, start + self._payload_bytes_max + 1)])
 
     def _control(self, kind: int, body: bytes) -> list[Accepted | Subscribed]:
         if kind == _CONNACK:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import aiomqtt
+import cbor2
+import msgspec
 import pytest
 
 from connectors import modbus, mqtt, opcua, replay, simulator
@@ -35,9 +38,15 @@ def context(clock: ManualClock | SystemClock | None = None, site: str = "s") -> 
     return Context(site, "1", Path("/nowhere"), clock or SystemClock())
 
 
-async def mqtt_world(url: str, site: str) -> AsyncGenerator[World, None]:
+def as_json(value: int) -> bytes:
+    return f'{{"rms": {value}}}'.encode()
+
+
+async def mqtt_world(
+    url: str, site: str, encode: Callable[[int], bytes] = as_json, **options: Any
+) -> AsyncGenerator[World, None]:
     """Devices that publish on `{site}/a/vib`."""
-    source = mqtt.source(Vibration, broker=url, topic=f"{site}/{{device}}/vib")
+    source = mqtt.source(Vibration, broker=url, topic=f"{site}/{{device}}/vib", **options)
     host, port = source.address.hostname or "", source.address.port or 0
 
     def reader() -> Reader:
@@ -53,10 +62,10 @@ async def mqtt_world(url: str, site: str) -> AsyncGenerator[World, None]:
             nonlocal offered
             for _ in range(count):
                 offered += 1
-                await client.publish(f"{site}/a/vib", f'{{"rms": {offered}}}', qos=1)
+                await client.publish(f"{site}/a/vib", encode(offered), qos=1)
 
         async def offer_bad() -> str:
-            await client.publish(f"{site}/b/vib", "no", qos=1)
+            await client.publish(f"{site}/b/vib", b"\xc1no", qos=1)
             return f"{site}/b/vib"
 
         yield World(reader, offer, offer_bad, ends=False)
@@ -85,6 +94,24 @@ class TestMqtt311OnMosquitto(Conformance):
 
         monkeypatch.setattr(MqttReader, "_open", refuse_5)
         async for world in mqtt_world(mosquitto.url, unique):
+            yield world
+
+
+FORMATS: dict[str, tuple[Callable[[int], bytes], dict[str, Any]]] = {
+    "msgpack": (lambda v: msgspec.msgpack.encode({"a": {"b": v}}), {"fields": {Vibration.rms: "a.b"}}),
+    "cbor": (lambda v: cbor2.dumps({"r": [{"rms": v}]}), {"rows": "r[*]"}),
+    "csv:x,rms": (lambda v: f"?,{v}".encode(), {}),
+    ">f4": (lambda v: struct.pack(">f", v), {"share": "half"}),
+}
+
+
+class TestMqttFormats(Conformance):
+    """Other payloads; one of them through a shared subscription."""
+
+    @pytest.fixture(params=FORMATS)
+    async def world(self, mosquitto: Mosquitto, unique: str, request: pytest.FixtureRequest) -> AsyncIterator[World]:
+        encode, options = FORMATS[request.param]
+        async for world in mqtt_world(mosquitto.url, unique, encode, payload=request.param, **options):
             yield world
 
 

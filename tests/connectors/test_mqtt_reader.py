@@ -13,7 +13,7 @@ import pytest
 
 from connectors import mqtt
 from connectors.base import Context
-from connectors.mqtt import link
+from connectors.mqtt import link, wire
 from connectors.mqtt.reader import MqttReader
 from connectors.secrets import secret
 from containers.child import Child, free_port
@@ -125,6 +125,39 @@ async def test_tls_trusts_the_given_authority_only(tmp_path: Path) -> None:
             await reader_of(url, secrets=tmp_path, ca=secret("no-cert")).connect()
 
     await with_mosquitto(tmp_path, f"allow_anonymous true\ncertfile {tmp_path}/cert\nkeyfile {tmp_path}/key\n", use)
+
+
+async def test_a_certificate_of_ones_own(tmp_path: Path) -> None:
+    words = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    run(*words.split(), "-keyout", tmp_path / "key", "-out", tmp_path / "cert")
+    (tmp_path / "no-key").write_text("x")
+    own: dict[str, Any] = {"ca": secret("cert"), "certificate": secret("cert")}
+
+    async def use(port: int) -> None:
+        url = f"mqtts://localhost:{port}"
+        known = reader_of(url, secrets=tmp_path, **own, private_key=secret("key"), version="5")
+        await known.connect()
+        await known.close()
+        await refusal(reader_of(url, secrets=tmp_path, ca=secret("cert")))
+        with pytest.raises(ConfigError, match="secrets 'cert' and 'no-key' are no certificate and its key in PEM form"):
+            await reader_of(url, secrets=tmp_path, **own, private_key=secret("no-key")).connect()
+
+    tls = f"certfile {tmp_path}/cert\nkeyfile {tmp_path}/key\ncafile {tmp_path}/cert\nrequire_certificate true\n"
+    await with_mosquitto(tmp_path, f"allow_anonymous true\n{tls}", use)
+
+
+@pytest.mark.parametrize(("version", "tried"), [("auto", [5, 4]), ("5", [5]), ("3.1.1", [4])])
+async def test_which_version_is_spoken(monkeypatch: pytest.MonkeyPatch, version: str, tried: list[int]) -> None:
+    spoken: list[int] = []
+
+    async def refuse(self: MqttReader, account: link.Account, version: int) -> link.Link:
+        spoken.append(version)
+        raise wire.VersionRefused("no")
+
+    monkeypatch.setattr(MqttReader, "_open", refuse)
+    with pytest.raises(NotConnected):
+        await reader_of("mqtt://edge", version=version).connect()
+    assert spoken == tried
 
 
 async def test_a_broker_that_goes_away_and_comes_back(tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""Where a broker is and as whom it is spoken to: what all sources of MQTT have in common."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+from urllib.parse import SplitResult, urlsplit
+
+from connectors.secrets import Secret
+from pipelines.errors import PlanError
+from pipelines.expr import Expr
+from pipelines.schema import Schema
+
+PORTS = {"mqtt": 1883, "mqtts": 8883}
+Version = Literal["auto", "5", "3.1.1"]
+_SHARE = re.compile(r"[^/+#$]{1,64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """A broker, an account there, and the part that this collector takes of a shared subscription."""
+
+    broker: str
+    username: str | None
+    password: Secret | None
+    ca: Secret | None
+    certificate: Secret | None
+    private_key: Secret | None
+    version: Version
+    share: str | None
+
+    @cached_property
+    def address(self) -> SplitResult:
+        """The broker's URL in parts."""
+        return urlsplit(self.broker)
+
+    def shared(self, topic_filter: str) -> str:
+        """What is subscribed to for a topic filter."""
+        return topic_filter if self.share is None else f"$share/{self.share}/{topic_filter}"
+
+    def check(self) -> None:
+        """`PlanError` if it cannot be right."""
+        url = self.address
+        if url.scheme not in PORTS or not url.hostname or url.path.strip("/") or url.username or url.password:
+            raise PlanError(
+                f"mqtt broker {_no_password(self.broker)!r}: "
+                "write 'mqtt://host:1883' or 'mqtts://host:8883', and username= and password= apart"
+            )
+        if self.password is not None and (self.username is None or not isinstance(self.password, Secret)):
+            raise PlanError('mqtt password: write username="…", password=secret("name of a file in secrets_dir")')
+        both = self.certificate is not None and self.private_key is not None
+        one = self.certificate is not None or self.private_key is not None
+        if one and (not both or url.scheme != "mqtts"):
+            raise PlanError(
+                'mqtt certificate: write certificate=secret("…"), private_key=secret("…"), both, and a broker of mqtts://'
+            )
+        if self.version not in ("auto", "5", "3.1.1"):
+            raise PlanError(f"mqtt version={self.version!r}: write 'auto', '5' or '3.1.1'")
+        if self.share is not None and not _SHARE.fullmatch(self.share):
+            raise PlanError(f"mqtt share={self.share!r}: a name of up to 64 characters without / + # $ is needed")
+
+
+def named(schema: type[Schema], fields: Mapping[Any, str] | None) -> tuple[tuple[str, str], ...]:
+    """`fields=` by bare name of the column; `PlanError` if one is not a column that devices send."""
+    found, ours = [], {f.qualified: f.name for f in schema.sent().fields}
+    for column, path in (fields or {}).items():
+        if not isinstance(column, Expr) or column.qualified not in ours:
+            raise PlanError(f"mqtt fields: {column!r} is no column that devices send; they send {', '.join(ours)}")
+        found.append((ours[column.qualified], path))
+    return tuple(found)
+
+
+def _no_password(url: str) -> str:
+    return re.sub(r"//[^@/]*@", "//…@", url)
