@@ -89,6 +89,7 @@ uplink_up = Gauge(_P + "uplink_up", "1 while the store answers.", ["site"])
 
 # control
 commands = Counter(_P + "commands_total", "Commands by the state they reached.", ["site", "state"])
+control_off = Gauge(_P + "control_off", "1 while the off switch keeps every command from its device.", ["site"])
 
 # meta
 build = Info(_P + "build", "Version of this service.")

@@ -40,25 +40,27 @@ class Account:
         """Give up the connection; never raises."""
         await kafka.stopped(self._producer)
 
-    async def write(self, entries: Sequence[Entry], old: Sequence[Entry] = ()) -> None:
-        """Put entries on record and take `old` ones off, all or none; return when Kafka has committed.
+    async def write(
+        self, entries: Sequence[Entry], old: Sequence[Entry] = (), audit: Sequence[msgspec.Struct] = ()
+    ) -> None:
+        """Put entries on record and take `old` ones off, with what is audited, all or none; return when Kafka has committed.
 
         `Unavailable` if it has not, or if the right is lost: the account is then of no more use, and its process must end.
         """
-        records = [(e.partition, e.command.id.encode(), msgspec.json.encode(e)) for e in entries]
-        await self._commit([*records, *((e.partition, e.command.id.encode(), None) for e in old)])
+        kept = [(self._topic, e.partition, e.command.id.encode(), msgspec.json.encode(e)) for e in entries]
+        forgotten = [(self._topic, e.partition, e.command.id.encode(), None) for e in old]
+        audited = [(topics.audit(self._site), 0, None, msgspec.json.encode(r)) for r in audit]
+        await self._commit([*kept, *forgotten, *audited])
 
     async def touch(self) -> None:
         """Make sure that the right is not lost; as `write`."""
-        await self._commit([(0, _TOUCH, None)])
+        await self._commit([(self._topic, 0, _TOUCH, None)])
 
-    async def _commit(self, records: Sequence[tuple[int, bytes, bytes | None]]) -> None:
+    async def _commit(self, records: Sequence[tuple[str, int, bytes | None, bytes | None]]) -> None:
         try:
             async with asyncio.timeout(WRITE_S_MAX):
                 await self._producer.begin_transaction()
-                sent = [
-                    await self._producer.send(self._topic, value, key=key, partition=p) for p, key, value in records
-                ]
+                sent = [await self._producer.send(at, value, key=key, partition=p) for at, p, key, value in records]
                 await asyncio.gather(*sent)
                 await self._producer.commit_transaction()
         except (kafka.KafkaError, TimeoutError) as e:
@@ -78,7 +80,7 @@ class Account:
 async def read(brokers: str, site: str) -> list[Entry]:
     """Every entry on record; none if the site never had control. `StateError` if a record is no entry."""
     topic, entries = topics.acks(site), dict[bytes, Entry]()
-    for key, value in await _records(brokers, topic):
+    for key, value in await values(brokers, topic):
         if value is None:
             entries.pop(key, None)
             continue
@@ -91,7 +93,8 @@ async def read(brokers: str, site: str) -> list[Entry]:
     return list(entries.values())
 
 
-async def _records(brokers: str, topic: str) -> list[tuple[bytes, bytes | None]]:
+async def values(brokers: str, topic: str) -> list[tuple[bytes, bytes | None]]:
+    """Key and value of every record of a topic; none if there is no such topic. `Unavailable` without a broker."""
     if not await _exists(brokers, topic):
         return []
     consumer = await kafka.consumer(brokers, topic)
