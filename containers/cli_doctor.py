@@ -70,7 +70,7 @@ def _seen(site: SiteFile, clock: Clock) -> Seen:
 
 def _site(site: SiteFile, plan: Plan | SitestreamError, seen: Seen | SitestreamError, clock: Clock) -> list[Finding]:
     deployed = isinstance(seen, Seen) and bool(seen.actual.records)
-    services = list(PROFILES) if isinstance(plan, SitestreamError) else [p.service for p in work_for(plan)]
+    services = list(PROFILES) if isinstance(plan, SitestreamError) else [p.service for p in work_for(plan, site)]
     return [
         *([judge.offline(seen)] if isinstance(seen, SitestreamError) else judge.of_engine(seen)),
         _checked(site, plan),

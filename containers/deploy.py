@@ -187,11 +187,13 @@ class Operator:
                 self.engine.run(command)
 
     def _identities(self, plan: Plan, *, renew: bool) -> bus.Files:
-        return bus.identity_files(self.site, [p.service for p in work_for(plan)], self.clock, renew=renew)
+        return bus.identity_files(self.site, [p.service for p in work_for(plan, self.site)], self.clock, renew=renew)
 
     def _grant(self, plan: Plan, *, revoke: bool = False) -> None:
         self.engine.fence()
-        added, removed = bus.grant(self.site, plan, [p.service for p in work_for(plan)], self.clock, revoke=revoke)
+        added, removed = bus.grant(
+            self.site, plan, [p.service for p in work_for(plan, self.site)], self.clock, revoke=revoke
+        )
         if added:
             self.report(f"Kafka: {added} rights granted")
         if removed and revoke:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from connectors.control import devices
 from connectors.secrets import Secret
 from containers import bus, images, names
 from containers.commands import CreateContainer, File
@@ -156,10 +157,13 @@ def network(site: SiteFile, name: str) -> str:
     return getattr(site.site.networks, name) or names.network(site.site.site, name)
 
 
-def work_for(plan: Plan) -> list[Profile]:
-    """The services for which a plan has work, in the order in which they are replaced."""
-    busy = {"collect": bool(readable(plan)), "process": bool(plan.outputs)}
-    return [p for p in PROFILES.values() if (any(plan.sinks_of(p.sink)) if p.sink else busy[p.service])]
+def work_for(plan: Plan, site: SiteFile | None = None) -> list[Profile]:
+    """The services for which a plan has work, at that site, in the order in which they are replaced."""
+    busy = {
+        "collect": bool(readable(plan)), "process": bool(plan.outputs),
+        "control": any(plan.sinks_of("control")) or bool(site and site.site.devices), "upload": any(plan.sinks_of("parquet")),
+    }  # fmt: skip
+    return [p for p in PROFILES.values() if busy[p.service]]
 
 
 def desired(
@@ -179,7 +183,7 @@ def desired(
     """
     check(site, plan)
     certified = identities or {}
-    return [_desired(site, plan, base, p, certified.get(p.service), secrets, fetch) for p in work_for(plan)]
+    return [_desired(site, plan, base, p, certified.get(p.service), secrets, fetch) for p in work_for(plan, site)]
 
 
 def check(site: SiteFile, plan: Plan) -> None:
@@ -188,7 +192,23 @@ def check(site: SiteFile, plan: Plan) -> None:
     Looks at no secret and no engine.
     """
     dimensions.load(plan, dimensions.folder_of(site.pipeline))
+    device_rules(site)
     check_given(site, plan)
+
+
+def device_rules(site: SiteFile) -> str:
+    """The text of the site's devices.toml, empty if it has none; `ConfigError` if it is missing or wrong."""
+    if not site.site.devices:
+        return ""
+    path = site.resolve(site.site.devices)
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(
+            f"{site.path}: devices: {path} cannot be read: {e}: docs/control.md says what it holds"
+        ) from e
+    devices.parse(text, str(path))
+    return text
 
 
 def check_given(site: SiteFile, plan: Plan) -> None:
@@ -197,7 +217,7 @@ def check_given(site: SiteFile, plan: Plan) -> None:
         raise ConfigError(
             f"{site.path}: the pipeline writes Parquet tables and there is no `store`: add store = 's3://bucket/folder'"
         )
-    for profile in work_for(plan):
+    for profile in work_for(plan, site):
         given = getattr(site.site.services, profile.service).secrets
         for secret, whose in _secrets_needed(site, plan, profile.service).items():
             if secret not in given:
@@ -305,6 +325,7 @@ def _settings(site: SiteFile, profile: Profile) -> Settings:
         kafka_security=s.kafka.security,
         metrics_port=METRICS_PORT,
         log_level=own.log_level,
+        devices=device_rules(site) if profile.service == "control" else "",
         options=own.options,
     )
 
@@ -315,6 +336,8 @@ def _mounts(site: SiteFile, profile: Profile) -> Iterator[Mount]:
     if profile.sink == "parquet" and site.site.store.startswith("file:"):
         folder = urlsplit(site.site.store).path
         yield Mount(folder, folder, read_only=False)
+    if profile.service == "control" and (switch := site.site.services.control.options.get("off_switch")):
+        yield Mount(switch, switch, read_only=True)  # deploy makes no such folder: whoever has the switch owns it
 
 
 def read_secret(site: SiteFile, service: str, name: str, reference: str) -> bytes:

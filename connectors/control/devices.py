@@ -37,6 +37,7 @@ from pipelines.units import duration_ns
 DOCUMENT_BYTES_MAX = 64 * 2**10
 RATE_PER_NS_MAX = 3600 * 10**9  # what was admitted is remembered for longer than that
 RATE_MAX = 1000
+WITHIN_NS_MAX = 4 * 10**9  # a delivery must have ended before the ledger gives it up (ledger.ACK_WAIT_NS)
 APPROVE, OFF, ON = "approve", "off", "on"  # verbs that control itself carries out
 OWN = (APPROVE, OFF, ON)
 _RATE = re.compile(r"(\d{1,4})/(\w+)")
@@ -224,8 +225,8 @@ def _wrong_verb(at: str, name: str, verb: Verb, modbus: bool) -> Iterator[tuple[
             yield f"{at}.rate", f"{verb.rate!r}: write 1 to {RATE_MAX} in at most an hour, such as '6/1m'"
         if duration_ns(verb.expires_max) <= 0:
             yield f"{at}.expires_max", "must be more than 0"
-        if verb.write and duration_ns(verb.write.within) <= 0:
-            yield f"{at}.write.within", "must be more than 0"
+        if verb.write and not 0 < duration_ns(verb.write.within) <= WITHIN_NS_MAX:
+            yield f"{at}.write.within", f"write more than 0 and at most {WITHIN_NS_MAX // 10**9}s"
     except ConfigError as e:
         yield at, str(e)
     if modbus != bool(verb.write):
