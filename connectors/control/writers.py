@@ -26,8 +26,8 @@ class Writers:
         """Send it. SUCCEED, FAIL, RETURN (certainly not sent) or LOSE (nobody knows); None if the device will answer."""
         if self._modbus and self._guard.modbus(command):
             return await self._modbus.deliver(command)
-        if self._link is None:
-            return Event.RETURN, "there is no MQTT link"
+        if self._link is None or not self._link.connected:
+            return Event.RETURN, "the MQTT link is down"
         try:
             await self._link.publish(command.topic, command.for_device())
         except NotConnected as e:
