@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
+from connectors.conditions import Condition
 from pipelines.batch import Batch
 from pipelines.clock import Clock
 from pipelines.dead import DeadLetter
 from pipelines.ports import Source
-from pipelines.schema import Schema
+from pipelines.schema import Schema, quality_of
 
+QUALITY = "~quality"  # where a reader puts quality (int8) if the schema has no Quality column: bad readings stay here
 TimeUnit = Literal["iso", "s", "ms", "us", "ns"]  # how a device writes time: ISO 8601 text, or a number since 1970
 S_co = TypeVar("S_co", bound=Schema, covariant=True)
 
@@ -23,11 +25,20 @@ class EndOfInput(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What one `read` gave."""
+    """What one `read` gave.
+
+    The batch has the columns of `Schema.sent()`. A reader whose protocol knows quality adds it (see `quality_column`), and one
+    that knows when each reading came adds the schema's Arrival column; the collector fills what is not there.
+    """
 
     batch: Batch
     rejects: tuple[DeadLetter, ...]
     ack: Callable[[], Awaitable[None]]  # called once Kafka has acknowledged the batch and the rejects
+
+
+def quality_column(schema: type[Schema]) -> str:
+    """Where a reader puts the quality of its readings (int8, `pipelines.quality`)."""
+    return quality_of(schema) or QUALITY
 
 
 class Reader(Protocol):
@@ -79,4 +90,14 @@ class Readable(Source[S_co], Protocol[S_co]):
     @property
     def silence(self) -> str:
         """The longest that a healthy fleet says nothing; after it the watermark goes on with the clock."""
+        ...
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """What is reported of the readings; () for all. The collector applies them."""
+        ...
+
+    @property
+    def stale(self) -> str | None:
+        """A device silent for longer than this, while the link is up, is marked as stale; None if silence means nothing."""
         ...

@@ -6,7 +6,7 @@ Pure. Every source parses in its own way and then judges here, so that all refus
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 
 from pipelines.batch import Batch, Times
 from pipelines.expr import Array
-from pipelines.schema import TEXT, Col, Field, Row, Schema
+from pipelines.quality import GOOD
+from pipelines.schema import TEXT, Col, Field, Row, Schema, arrival_of, quality_of
 from pipelines.wire import text as as_text
 
 EARLIEST_NS = 315_532_800 * 10**9  # 1980: older than any digital reading; a device whose clock was never set says 1970
@@ -35,16 +36,18 @@ EXPECTED = {
 
 @dataclass(frozen=True)
 class Layout:
-    """The columns of a source and what replaces absent values."""
+    """The columns that devices send and what replaces absent values."""
 
-    row: Row
+    row: Row  # `Schema.sent()`
     absent: Mapping[str, Any]  # by bare name
 
     @classmethod
     def of(cls, schema: type[Schema]) -> Layout:
         """From a schema; `PlanError` if it is no source's."""
         columns = schema.columns().items()
-        return cls(schema.measured(), {n: c.absent for n, c in columns if isinstance(c, Col) and c.absent is not None})
+        row = schema.sent()
+        sent = {f.name for f in row.fields}
+        return cls(row, {n: c.absent for n, c in columns if isinstance(c, Col) and c.absent is not None and n in sent})
 
     @cached_property
     def arrow(self) -> dict[str, pa.DataType]:
@@ -53,6 +56,17 @@ class Layout:
 
 
 _PARSED = {"float32": pa.float64(), TEXT: pa.string()}
+
+
+def fill(batch: Batch, schema: type[Schema], arrived: int | Times) -> Batch:
+    """The batch with quality GOOD and time of arrival `arrived` (ns), where the schema has such columns and the batch has not."""
+    quality, arrival = quality_of(schema), arrival_of(schema)
+    filled: dict[str, Array] = {}
+    if quality is not None and quality not in batch.columns:
+        filled[quality] = np.full(len(batch), GOOD, np.int8)
+    if arrival is not None and arrival not in batch.columns:
+        filled[arrival] = np.array(np.broadcast_to(np.int64(arrived), len(batch)))
+    return replace(batch, columns={**batch.columns, **filled}) if filled else batch
 
 
 class Faults:

@@ -17,6 +17,7 @@ from containers.doctor import Finding, Seen
 from containers.fetch import cache_dir
 from containers.fleet.parallel import each
 from containers.profiles import PROFILES
+from containers.scrape import readings
 from containers.site import SERVICES, SiteFile
 from pipelines.clock import Clock, SystemClock
 from pipelines.errors import SitestreamError
@@ -65,7 +66,10 @@ def _seen(site: SiteFile, clock: Clock) -> Seen:
         facts = engine.facts()
         after_s = clock.now_ns() / 1e9
         base = site.site.base_image
-        return Seen(facts, engine.actual(site.site.site), base, engine.image_id(base) is not None, before_s, after_s)
+        actual = engine.actual(site.site.site)
+        running = {service: c.name for service, c in actual.current.items() if c.state == "running"}
+        said = {service: readings(engine.said(name)) for service, name in running.items()}
+        return Seen(facts, actual, base, engine.image_id(base) is not None, before_s, after_s, said)
 
 
 def _site(site: SiteFile, plan: Plan | SitestreamError, seen: Seen | SitestreamError, clock: Clock) -> list[Finding]:

@@ -42,7 +42,8 @@ def build(
     """Build the images of a site's services on its engine, and leave what runs alone; or make a release of them.
 
     A release has an image for each service, a bill of materials and a list of licences for each, and is signed with the fleet's
-    keys. The same inputs make the same release, with the same id. Sites with the same pipeline have the same release.
+    keys. The same inputs make the same release, with the same id. Sites with the same pipeline and base image share one; those
+    with ARM machines name a base image of their own, and theirs is built here all the same.
 
     Needs the package index the first time only. `deploy` builds what is missing by itself.
 
@@ -59,7 +60,7 @@ def build(
     keys = None if unsigned else keys_of(folder, extra, passphrase)
     signers = keys.release_signers() if keys else []
     made: dict[str, Release] = {}
-    for site in {s.pipeline: s for s in reversed(sites)}.values():
+    for site in one_of_each(sites):
         with operator_of(site, context.console) as operator, context.console.working(f"building for {operator.name}"):
             what = operator.release(load_pipeline(site.pipeline).plan())
         for repo in _targets(push, save, ca):
@@ -67,6 +68,11 @@ def build(
                 done = release.publish(open_repo, what, signers, SystemClock(), keys.roots() if keys else ())
                 made[done.id] = done
     _show(context, list(made.values()), keys)
+
+
+def one_of_each(sites: Sequence[SiteFile]) -> list[SiteFile]:
+    """A site for each release that these sites need: the first of those with the same pipeline and base image."""
+    return list({(s.pipeline, s.site.base_image): s for s in reversed(sites)}.values())[::-1]
 
 
 def _targets(push: str | None, save: Path | None, ca: Path | None) -> list[AbstractContextManager[Repository]]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
 from containers import rollout
 from containers.console import Colour, coloured, table
 from containers.rollout import Actual, Container
+from containers.scrape import Readings
 from pipelines.errors import SitestreamError
 
 Level = Literal["ok", "warn", "bad"]
@@ -26,6 +27,21 @@ _LIMITS = {
     "memory": ("memory", f"{_KERNEL} (on a Raspberry Pi: /boot/firmware/cmdline.txt)"),
     "pids": ("the number of processes", "run a kernel with CONFIG_CGROUP_PIDS, with its pids controller on"),
     "cpu": ("processor time", "run a kernel with CONFIG_CFS_BANDWIDTH, with its cpu controller on"),
+}
+_BROKER = "see that Kafka is up and its address right as the service has it:  pipeline logs {service}"
+_DEVICES = "see that the devices' broker is up and its address right in the pipeline or the site's file:  pipeline logs {service}"
+_CONDITIONS = {  # what services say of themselves that is not so: what it means, and its cure
+    "kafka": ("does not reach Kafka", _BROKER),
+    "connected": ("does not reach Kafka", _BROKER),
+    "sources": ("does not reach its devices", _DEVICES),
+    "mqtt": ("does not reach the devices' broker", _DEVICES),
+    "spool": (
+        "cannot write to its spool",
+        "make room on the disk of the site's machine; see why:  pipeline logs {service}",
+    ),
+    "restored": ("is still restoring its state", "look again in a minute; then  pipeline logs {service}"),
+    "assigned": ("has no partition yet", "look again in a minute; then  pipeline logs {service}"),
+    "commands": ("does not hear the command topic yet", "look again in a minute; then  pipeline logs {service}"),
 }
 _KNOWN_WARNINGS = {
     "swap limit": "harmless while the machine has no swap; else boot it with  swapaccount=1",
@@ -66,6 +82,9 @@ class Seen:
     has_base: bool
     before_s: float
     after_s: float
+    said: Mapping[str, Readings | None] = field(
+        default_factory=dict
+    )  # of each running service; None if it did not answer
 
 
 def facts(info: Mapping[str, Any], api: str, image_bytes: int) -> Facts:
@@ -95,6 +114,7 @@ def of_engine(seen: Seen) -> Iterator[Finding]:
         cure = "where the engine has no way to a registry, docker load it there"
         yield Finding("warn", f"base image {seen.base_image} is not there: it will be pulled", cure)
     yield from of_services(seen.actual)
+    yield from of_said(seen.said)
 
 
 def offline(error: SitestreamError) -> Finding:
@@ -173,6 +193,31 @@ def _service(c: Container) -> Iterator[Finding]:
     if c.drift:
         cure = "pipeline deploy  replaces it"
         yield Finding("warn", f"{c.service} was changed by hand: {', '.join(map(str, c.drift))}", cure)
+
+
+def of_said(said: Mapping[str, Readings | None]) -> Iterator[Finding]:
+    """What running services say of themselves, on their ports for metrics: whether they reach Kafka, devices and the store."""
+    ill = [finding for service, readings in said.items() for finding in _said(service, readings)]
+    yield from ill
+    if said and not ill:
+        store = ", the store" if any(r and r.values("uplink_up") for r in said.values()) else ""
+        yield Finding(
+            "ok", f"metrics of {len(said)} services can be read; they reach Kafka{store} and what else they need"
+        )
+
+
+def _said(service: str, readings: Readings | None) -> Iterator[Finding]:
+    if readings is None:
+        cure = f"nothing can be scraped from it; see why:  pipeline logs {service}"
+        yield Finding("bad", f"{service} does not tell its health and metrics", cure)
+        return
+    for name in (name for name, holds in readings.conditions.items() if not holds):
+        what, cure = _CONDITIONS.get(name, (f"says that it is not {name}", "see why:  pipeline logs {service}"))
+        yield Finding("warn" if "look again" in cure else "bad", f"{service} {what}", cure.format(service=service))
+    if 0.0 in readings.values("uplink_up"):
+        waiting = f"{size(int(readings.total('spool_bytes')))} wait on its disk"
+        cure = f"see that the link is up and the store's address and keys are right:  pipeline logs {service}"
+        yield Finding("warn", f"{service} does not reach the store: {waiting}", cure)
 
 
 def of_certificates(

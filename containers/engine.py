@@ -302,9 +302,7 @@ class Engine:
             answers = [json.loads(line) for line in response.iter_lines() if line]
         errors = [a["error"] for a in answers if "error" in a]
         if errors or not self.has(image):
-            raise ConfigError(
-                f"the engine at {self.url} refused to load {image.tag}: {' '.join(errors) or 'no reason given'}"
-            )
+            _raise_refused(self.url, f"load {image.tag}", " ".join(errors) or "no reason given")
 
     # doing
 
@@ -383,13 +381,17 @@ class Engine:
         try:
             yield
         except docker.errors.APIError as e:
-            _raise_refused(self.url, doing, e)
+            _raise_refused(self.url, doing, str(e.explanation or e).strip(), e)
         except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as e:
             raise Unavailable(f"the Docker engine at {self.url} cannot be reached ({doing}): {e}") from e
 
 
-def _raise_refused(url: str, doing: str, error: docker.errors.APIError) -> NoReturn:
-    said = str(error.explanation or error).strip()
+def _raise_refused(url: str, doing: str, said: str, error: Exception | None = None) -> NoReturn:
+    if "no space left on device" in said:
+        raise Unavailable(
+            f"no room is left on the disk of the site's machine ({doing}): make some, such as with  docker image prune  there, "
+            "and deploy again; what ran before runs on"
+        ) from error
     if "bind source path does not exist" in said:
         folder = said.rpartition(": ")[2]
         raise ConfigError(

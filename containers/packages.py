@@ -22,6 +22,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
+from containers import elf
 from containers.fetch import cache_dir, made_once
 from pipelines.errors import ConfigError, Unavailable
 
@@ -32,8 +33,15 @@ _FOLDERS_UNUSED = ("tests", "include")
 _SUFFIXES_UNUSED = (".pyx", ".pxd", ".pxi", ".pyi", ".h", ".a", ".c", ".cc", ".cpp")
 _COMPILE = ("-m", "compileall", "-q", "-j", "1", "--invalidation-mode", "unchecked-hash")  # no times in there
 _PATHS_UNUSED = (
-    # Arrow's clients of remote stores and its RPC, half of its size; object stores are reached by obstore
-    *("pyarrow/*flight*", "pyarrow/*s3*", "pyarrow/_gcsfs*", "pyarrow/_azurefs*", "pyarrow/_hdfs*"),
+    # Arrow's clients of remote stores, its RPC and foreign query plans, half of its size; obstore reaches object stores
+    *(
+        "pyarrow/*flight*",
+        "pyarrow/*s3*",
+        "pyarrow/_gcsfs*",
+        "pyarrow/_azurefs*",
+        "pyarrow/_hdfs*",
+        "pyarrow/*substrait*.so*",
+    ),
     # encryption inside Parquet; the libraries again under the names that a linker looks for (programs load *.so.NNNN)
     *("pyarrow/*encryption*.so*", "pyarrow/libarrow*.so", "pyarrow/libarrow*.so.*.*.*"),
     # what compiles, installs or tests
@@ -160,7 +168,7 @@ def _project() -> dict[str, Any]:
 
 def key(names: Sequence[str]) -> str:
     """12 hex digits that change with the packages or with what is left out of them."""
-    what = (names, _FOLDERS_UNUSED, _SUFFIXES_UNUSED, _PATHS_UNUSED, _KEPT_WHOLE, _COMPILE)
+    what = (names, _FOLDERS_UNUSED, _SUFFIXES_UNUSED, _PATHS_UNUSED, _KEPT_WHOLE, _COMPILE, "short libraries")
     return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
 
 
@@ -219,6 +227,7 @@ def _pip(names: Sequence[str], python: Python, into: Path) -> None:
 
 
 def _trim(folder: Path) -> None:
+    before = _libraries(folder)
     unused = [path for pattern in _PATHS_UNUSED for path in folder.glob(pattern)]
     for path in (p for top in folder.iterdir() if not top.match(_KEPT_WHOLE) for p in (top, *top.rglob("*"))):
         if path.suffix in _SUFFIXES_UNUSED or (path.is_dir() and path.name in _FOLDERS_UNUSED):
@@ -228,3 +237,11 @@ def _trim(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)  # it may have gone with its folder
+    left = _libraries(folder)
+    gone = before.keys() - left.keys()
+    for path in left.values():
+        path.write_bytes(elf.shortened(elf.unlinked(path.read_bytes(), gone)))
+
+
+def _libraries(folder: Path) -> dict[str, Path]:
+    return {path.name: path for path in folder.rglob("*.so*") if path.is_file()}

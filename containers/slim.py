@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from elftools.elf.dynamic import DynamicSection
+from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
 from elftools.elf.segments import InterpSegment
 
@@ -145,19 +145,17 @@ def _needs(content: bytes, folder: str, folders: list[str]) -> Iterator[str]:
     """Where an ELF file in `folder` has its loader and libraries looked for; nothing for other files."""
     if not content.startswith(b"\x7fELF"):
         return
-    elf = ELFFile(io.BytesIO(content))
-    for segment in elf.iter_segments():
+    for segment in ELFFile(io.BytesIO(content)).iter_segments():  # sections may have been taken away
         if isinstance(segment, InterpSegment):
             yield segment.get_interp_name()
-    for section in elf.iter_sections():
-        if isinstance(section, DynamicSection):
-            paths, names = (_tags(section, *which) for which in (("rpath", "runpath"), ("needed",)))
+        if isinstance(segment, DynamicSegment):
+            paths, names = (_tags(segment, *which) for which in (("rpath", "runpath"), ("needed",)))
             own = [re.sub(r"\$\{?ORIGIN\}?", folder, p) for path in paths for p in path.split(":")]
             yield from (f"{f}/{name}" for name in names for f in (*own, *folders))
 
 
-def _tags(section: DynamicSection, *names: str) -> list[str]:
-    return [getattr(tag, name) for tag in section.iter_tags() for name in names if hasattr(tag, name)]
+def _tags(segment: DynamicSegment, *names: str) -> list[str]:
+    return [getattr(tag, name) for tag in segment.iter_tags() for name in names if hasattr(tag, name)]
 
 
 def _packages(root: RootFS, kept: set[str], name: str) -> tuple[set[str], set[str]]:

@@ -28,11 +28,11 @@ from pipelines.expr import (
     tan,
     unit,
 )  # fmt: skip
-from pipelines.schema import Col, Key, Schema
+from pipelines.schema import Arrival, Col, Key, Quality, Schema
 from pipelines.windows import calendar, count, hopping, session, sliding, tumbling
 
 __all__ = [
-    "Col", "Expr", "Joined", "Key", "Pipeline", "Schema", "Stream", "Table", "Windowed",
+    "Arrival", "Col", "Expr", "Joined", "Key", "Pipeline", "Quality", "Schema", "Stream", "Table", "Windowed",
     "agg", "arctan2", "calendar", "ceil", "clip", "cos", "count", "exp", "fill", "floor", "hopping", "if_else", "isin", "isnan",
     "log", "log10", "maximum", "minimum", "round", "session", "sign", "sin", "sliding", "sqrt", "tan", "tumbling", "unit",
 ]  # fmt: skip

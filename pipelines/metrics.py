@@ -15,6 +15,25 @@ source_last_record = Gauge(
     _P + "source_last_record_timestamp_seconds", "When the newest reading arrived.", ["site", "stream"]
 )
 source_devices = Gauge(_P + "source_devices", "Devices seen since the start.", ["site", "stream"])
+collect_bad = Counter(
+    _P + "collect_bad_readings_total",
+    "Readings of bad quality that were not passed on: their schema has no Quality column.",
+    ["site", "stream"],
+)
+collect_suppressed = Counter(
+    _P + "collect_suppressed_readings_total", "Readings not passed on by a source's conditions.", ["site", "stream"]
+)
+collect_dropped = Counter(
+    _P + "collect_dropped_rows_total", "Readings lost because a buffer was full.", ["site", "stream", "reason"]
+)
+collect_stale = Gauge(
+    _P + "collect_stale_devices", "Devices silent for longer than `stale` while the link is up.", ["site", "stream"]
+)
+collect_skew = Gauge(
+    _P + "collect_clock_skew_seconds",
+    "Arrival minus event time of the device for which it is furthest from 0, each at its least within minutes.",
+    ["site", "stream"],
+)
 
 # Kafka
 lag = Gauge(_P + "consumer_lag_records", "Frames not yet processed.", ["site", "topic", "partition"])

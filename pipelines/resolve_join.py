@@ -137,6 +137,8 @@ def dimension(schema: type[Schema], path: str, key: str | None, columns: Mapping
     where, row = f"dimension({schema.__name__}, {path!r})", schema.measured()
     if not path.lower().endswith((".csv", ".parquet")):
         raise PlanError(f"{where}: only .csv and .parquet can be read")
+    if filled := {f.qualified for f in row.fields} - {f.qualified for f in schema.sent().fields}:
+        raise PlanError(f"{where}: facts have no {', '.join(sorted(filled))}: only a source of readings fills that")
     parts = PurePosixPath(path)
     if parts.is_absolute() or ".." in parts.parts or "\\" in path:
         raise PlanError(

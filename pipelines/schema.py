@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections import Counter
-from collections.abc import Container
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Generic, TypeVar, get_args
 
@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from pipelines.batch import TIME_NS_MAX, Batch
 from pipelines.errors import PlanError
-from pipelines.expr import Expr
+from pipelines.expr import Array, Expr
+from pipelines.quality import BAD, GOOD
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -57,6 +58,41 @@ class Col(_Typed[T_co], Generic[T_co]):
                 f"{self.qualified} cannot be a {kind!r}: a column is float, int, bool, str or numpy.float32"
             )
         return _DTYPES[kind]
+
+
+class Quality(Col[int]):
+    """How far each reading can be trusted: `pipelines.quality.GOOD`, `UNCERTAIN` or `BAD`. int8 on the wire and in files.
+
+    Devices do not send it: the source fills it, GOOD where its protocol does not know. A bad reading has NaN in its float
+    columns. A left join that finds no row gives BAD. In expressions it is an int: `where(Motor.quality == GOOD)`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(absent=BAD)
+
+    @property
+    def dtype(self) -> str:
+        """See `Col.dtype`."""
+        return "int8"
+
+    def on(self, columns: Mapping[str, Array]) -> Array:
+        """See `Expr.on`; int64, so that arithmetic does not overflow."""
+        return super().on(columns).astype(np.int64)
+
+
+class Arrival(Col[int]):
+    """When each reading came to the gateway, ns since 1970 by its clock. Devices do not send it: the source fills it.
+
+    A left join that finds no row gives 0.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("ns", absent=0)
+
+    @property
+    def dtype(self) -> str:
+        """See `Col.dtype`."""
+        return "int64"
 
 
 class Key(_Typed[T_co], Generic[T_co]):
@@ -141,7 +177,14 @@ class Schema:
                     f"{cls.__name__}.{name} is computed ({column.formula()}): a source has measured columns only, Col[…]"
                 )
             fields.append(Field(column.qualified, column.dtype, column.unit))
+        quality_of(cls), arrival_of(cls)
         return Row(cls.__name__, key, tuple(fields))
+
+    @classmethod
+    def sent(cls) -> Row:
+        """What devices send of `measured()`: all but `Quality` and `Arrival`, which the source fills."""
+        row, filled = cls.measured(), (quality_of(cls), arrival_of(cls))
+        return replace(row, fields=tuple(f for f in row.fields if f.qualified not in filled))
 
     @classmethod
     def key_field(cls) -> tuple[KeyField, ...]:
@@ -151,13 +194,18 @@ class Schema:
 
     @classmethod
     def batch(cls, *, time: Any, **values: Any) -> Batch:
-        """Make a batch by hand, for tests: `time` in ns (int64) or datetime64, and a sequence for every column."""
+        """Make a batch by hand, for tests: `time` in ns (int64) or datetime64, and a sequence for every column.
+
+        Where they are not given, a `Quality` column is GOOD and an `Arrival` column equals `time`.
+        """
         row = cls.measured()
         names = [row.key, *(f.name for f in row.fields)]
-        if set(values) != set(names):
-            raise PlanError(f"{cls.__name__} has columns {sorted(names)}, got {sorted(values)}")
         when = np.asarray(time)
         when = when.astype("datetime64[ns]").astype(np.int64) if when.dtype.kind in "MU" else when.astype(np.int64)
+        filled = {quality_of(cls): np.full(len(when), GOOD), arrival_of(cls): when}
+        values = {f.name: filled[f.qualified] for f in row.fields if f.qualified in filled} | values
+        if set(values) != set(names):
+            raise PlanError(f"{cls.__name__} has columns {sorted(names)}, got {sorted(values)}")
         if len(when) and not -TIME_NS_MAX <= when.min() <= when.max() <= TIME_NS_MAX:
             raise PlanError(
                 f"{cls.__name__}.batch: a time is absent or absurd; give ns since 1970 as int, or datetime64"
@@ -176,6 +224,23 @@ class Schema:
         if twice := [k for k, n in Counter(keys).items() if n > 1]:
             raise PlanError(f"{cls.__name__}.facts: {twice[0]!r} is there twice; a dimension has one row for each key")
         return cls.batch(time=np.zeros(len(keys), np.int64), **values)
+
+
+def quality_of(schema: type[Schema]) -> str | None:
+    """Qualified name of a schema's `Quality` column; None if it has none."""
+    return _only(schema, Quality)
+
+
+def arrival_of(schema: type[Schema]) -> str | None:
+    """Qualified name of a schema's `Arrival` column; None if it has none."""
+    return _only(schema, Arrival)
+
+
+def _only(schema: type[Schema], kind: type[Col[int]]) -> str | None:
+    found = [c.qualified for c in schema.columns().values() if isinstance(c, kind)]
+    if len(found) > 1:
+        raise PlanError(f"{schema.__name__} has several {kind.__name__} columns ({', '.join(found)}): one is enough")
+    return found[0] if found else None
 
 
 def arrow_type(dtype: str) -> pa.DataType:

@@ -21,6 +21,17 @@ from tests.bed.prometheus import Prometheus
 from tests.bed.registry import ImageRegistry
 from tests.bed.s3 import S3
 
+_START_ENGINES = ("test_bed.py", "test_engines.py", "test_engine_faults.py")  # of their own
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run side by side (`-n 2 --dist loadgroup`), those with Docker engines, which share the firewall, do not; others
+    keep to their module, whose fixtures they share.
+    """
+    for item in items:
+        engines = "engine" in getattr(item, "fixturenames", ()) or item.path.name in _START_ENGINES
+        item.add_marker(pytest.mark.xdist_group("engines" if engines else str(item.path)))
+
 
 @pytest.fixture
 def unique(request: pytest.FixtureRequest) -> str:

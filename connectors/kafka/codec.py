@@ -48,6 +48,7 @@ class Codec:
         raw = Raw(parsed[self._source.key], self._payloads.times(parsed, taken, faults), parsed)
         latest_ns = np.where(taken < 0, TIME_NS_MAX, taken + self._source.future_max)  # old producers give no time
         batch = columns.batch(self._layout, raw, faults, latest_ns=latest_ns)
+        batch = columns.fill(batch, self._source.schema, taken[~faults.bad])
         return batch, [self._letter(records[i], *faults.found[i]) for i in sorted(faults.found)]
 
     @staticmethod

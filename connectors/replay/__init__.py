@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 from connectors.base import TimeUnit
+from connectors.conditions import Condition, check
 from pipelines.errors import PlanError
 from pipelines.expr import Expr
 from pipelines.schema import Schema
@@ -32,6 +33,8 @@ class ReplaySource(Generic[S]):
     time: str
     time_unit: TimeUnit
     silence: str = "2s"
+    conditions: tuple[Condition, ...] = ()
+    stale: str | None = None
 
     def describe(self) -> dict[str, str]:
         """See `Source.describe`."""
@@ -48,6 +51,7 @@ def source(
     key: str | None = None,
     time: str = "time",
     time_unit: TimeUnit = "iso",
+    conditions: Sequence[Condition] = (),
 ) -> ReplaySource[S]:
     """Readings of `schema` from the files that match `path` (`*` and `**` allowed), in the order of their names.
 
@@ -56,7 +60,7 @@ def source(
     `time`, `time_unit`: as in `mqtt.source`; Parquet timestamps are taken as they are, in UTC if they have no zone.
     A new start of `collect` reads all of it again.
     """
-    row = schema.measured()
+    row = schema.sent()
     given = {expr.qualified: header for expr, header in (columns or {}).items()}
     if unknown := given.keys() - {f.qualified for f in row.fields}:
         raise PlanError(
@@ -70,6 +74,5 @@ def source(
             f"replay speed={speed}, time_unit={time_unit!r}: speed is at least 0; time_unit is iso, s, ms, us or ns"
         )
     headers = tuple((f.name, given.get(f.qualified, f.name)) for f in row.fields)
-    return ReplaySource(
-        schema, stream or named_after(schema.__name__), path, speed or 0.0, headers, key or row.key, time, time_unit
-    )
+    name, asked = stream or named_after(schema.__name__), check("replay", schema, conditions)
+    return ReplaySource(schema, name, path, speed or 0.0, headers, key or row.key, time, time_unit, conditions=asked)

@@ -5,9 +5,12 @@ python -m connectors.simulator --help
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
+from connectors.conditions import Condition, check
+from connectors.options import durations
 from pipelines.errors import ConfigError, PlanError
 from pipelines.schema import Schema
 from pipelines.topics import named_after
@@ -30,6 +33,8 @@ class SignalSource(Generic[S]):
     seed: int
     ticks: int | None
     silence: str = "2s"
+    conditions: tuple[Condition, ...] = ()
+    stale: str | None = None
 
     def describe(self) -> dict[str, str]:
         """See `Source.describe`."""
@@ -45,6 +50,8 @@ def source(
     seed: int = 0,
     ticks: int | None = None,
     stream: str | None = None,
+    conditions: Sequence[Condition] = (),
+    stale: str | None = None,
 ) -> SignalSource[S]:
     """Waves with noise in every column of `schema`, from `devices` devices called 'device-1' …, each `every` so often.
 
@@ -57,5 +64,7 @@ def source(
         raise PlanError(f"simulator every: {e}") from e
     if wrong:
         raise PlanError(f"simulator devices={devices}, every={every!r}, speed={speed}: each must be more than 0")
-    schema.measured()
-    return SignalSource(schema, stream or named_after(schema.__name__), devices, every, speed, seed, ticks)
+    name = stream or named_after(schema.__name__)
+    durations("simulator", stale=stale)
+    asked = check("simulator", schema, conditions)
+    return SignalSource(schema, name, devices, every, speed, seed, ticks, conditions=asked, stale=stale)

@@ -21,7 +21,7 @@ class SignalReader:
 
     def __init__(self, source: SignalSource[Any], context: Context) -> None:
         self._source, self._clock = source, context.clock
-        self._row = source.schema.measured()
+        self._row = source.schema.sent()
         self._every_ns = duration_ns(source.every)
         self._names = pa.array([f"device-{i + 1}" for i in range(source.devices)])
         self._start_ns = self._clock.now_ns()

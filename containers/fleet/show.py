@@ -61,8 +61,10 @@ def _state(reading: Reading) -> tuple[str, str]:
         return "broken off", "deploy again to mend it"
     if trouble := [f"{c.service} {c.trouble}" for c in now if c.trouble]:
         return "unhealthy", ", ".join(trouble)
-    starting = [c.service for c in now if c.health != "healthy"]
-    return ("starting", ", ".join(starting)) if starting else ("healthy", "")
+    if starting := [c.service for c in now if c.health != "healthy"]:
+        return "starting", ", ".join(starting)
+    changed = [c.service for c in now if c.drift]
+    return ("changed by hand", ", ".join(changed)) if changed else ("healthy", "")
 
 
 def site_text(name: str, actual: Actual) -> str:
@@ -74,6 +76,8 @@ def site_text(name: str, actual: Actual) -> str:
         lines += ["", table(head, [_row(c) for c in now])]
     if rollout.repair(actual):
         lines += ["", BROKEN_OFF]
+    if changed := [f"  {c.service}: {', '.join(map(str, c.drift))}" for c in now if c.drift]:
+        lines += ["", "Changed by hand (pipeline deploy mends it):", *changed]
     return "\n".join(lines)
 
 
@@ -117,5 +121,5 @@ def _facts(c: Container) -> dict[str, object]:
     return {
         "service": c.service, "state": c.state, "health": c.health, "restarts": c.restarts, "since": c.started_at,
         "image": c.image, "revision": c.revision, "pipeline": c.pipeline, "container": c.name, "id": c.id,
-        "metrics": f"http://{c.address}/metrics" if c.address else None,
+        "metrics": f"http://{c.address}/metrics" if c.address else None, "drift": [str(d) for d in c.drift],
     }  # fmt: skip

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Self
 
 import docker
+import psutil
 from docker.errors import APIError, ImageNotFound
 
 from containers.child import Child
@@ -30,8 +31,8 @@ class Engine:
     Engines side by side (another test session, a second site) take the next free folder and range of subnets.
     """
 
-    def __init__(self, root: Path | None = None) -> None:
-        self._root = root or cache_dir() / "test-engine"
+    def __init__(self, data: Path | None = None) -> None:
+        self._root, self._data = cache_dir() / "test-engine", data  # another folder for images and all else
         self._lock: IO[str] | None = None
         self._child: Child | None = None
         self._client: docker.DockerClient | None = None
@@ -58,17 +59,14 @@ class Engine:
         slot = self._take_folder()
         words = [
             find_part("dockerd"),
-            *("--data-root", f"{self.folder}/data", "--exec-root", f"{self.folder}/exec"),
+            *("--data-root", str(self._data or self.folder / "data"), "--exec-root", f"{self.folder}/exec"),
             *("--pidfile", f"{self.folder}/dockerd.pid", "--host", self.url),
             *("--log-level", "warn", "--bridge", "none"),
             *("--default-address-pool", f"base=10.213.{slot * 32}.0/19,size=26"),
         ]
         self._child = Child("dockerd", words, self.folder / "dockerd.log")
         try:
-            with docker_rules_kept():
-                self._child.start(
-                    self._answers, timeout_s=_START_TIMEOUT_S, cure="Does another dockerd use its folder?"
-                )
+            self.resume()
             self._client = docker.DockerClient(base_url=self.url)
             self.clean()
             self._load(base)
@@ -76,6 +74,24 @@ class Engine:
             self.stop()
             raise
         return self
+
+    def kill9(self) -> None:
+        """Kill dockerd, what it has started, and all in its containers, as a power cut would."""
+        assert self._child is not None
+        mark = f"{self.folder}/"
+        ours = [one for one in psutil.process_iter(["cmdline"]) if mark in " ".join(one.info["cmdline"] or ())]
+        inside = [child for one in ours for child in one.children(recursive=True)]
+        self._child.kill9()
+        for one in (*ours, *inside):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        (self.folder / "exec/containerd/containerd.pid").unlink()  # as a reboot does: dockerd takes a zombie for alive
+
+    def resume(self) -> None:
+        """Start dockerd, also after `kill9`."""
+        assert self._child is not None
+        with docker_rules_kept():
+            self._child.start(self._answers, timeout_s=_START_TIMEOUT_S, cure="Does another dockerd use its folder?")
 
     def stop(self) -> None:
         """Remove every container, network and volume, then end dockerd."""

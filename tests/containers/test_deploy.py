@@ -43,6 +43,11 @@ def test_all_services_are_healthy_and_readings_flow_from_devices_to_the_store(pl
     )
     assert not status["broken_off"]
     plant.readings_flow()
+    code, said, _ = plant.run("doctor")
+    assert "metrics of 4 services can be read; they reach Kafka, the store and what else they need" in said, (
+        code,
+        said,
+    )
 
 
 def test_deploying_again_changes_nothing(plant: Plant) -> None:
@@ -57,6 +62,12 @@ def test_what_was_changed_by_hand_is_told_and_mended_by_the_next_deploy(plant: P
     plant.container("process").update(mem_limit="1g", memswap_limit="1g")
     bus = plant.engine.client.networks.get(f"sitestream-{plant.name}-bus")
     bus.disconnect(plant.container("collect"))
+    _, status, _ = plant.run("status")
+    assert f"\n  collect: network {bus.name} missing\n" in status
+    assert (
+        "Changed by hand (pipeline deploy mends it):\n  process: memory 2GiB → 1GiB, memory with swap 2GiB → 1GiB"
+        in status
+    )
     code, shown, _ = plant.run("plan", "--detailed-exitcode")
     assert code == 2
     assert "~ process   drift: memory 2GiB → 1GiB, memory with swap 2GiB → 1GiB\n" in shown

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
 from containers import packages
 from containers.packages import Python
@@ -78,6 +80,14 @@ def test_packages_are_installed_once_and_trimmed(tmp_path: Path) -> None:
     assert packages.installed([pin], PYTHON, "/lib", tmp_path) == folder
     assert (folder / "mark").exists()  # it was not made again
     assert [p.name for p in tmp_path.iterdir()] == [folder.name]  # and nothing is left behind
+
+
+def test_packages_for_another_processor_are_those_made_for_it(tmp_path: Path) -> None:
+    pin = f"msgspec=={importlib.metadata.version('msgspec')}"
+    folder = packages.installed([pin], Python((3, 11), "aarch64", "2.36"), "/lib", tmp_path)
+    (module,) = folder.glob("msgspec/_core*.so")
+    assert ELFFile(io.BytesIO(module.read_bytes())).get_machine_arch() == "AArch64"
+    assert list(folder.glob("msgspec/__pycache__/*.pyc"))
 
 
 def _pip_says(monkeypatch: pytest.MonkeyPatch, stderr: str) -> None:

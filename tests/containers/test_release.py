@@ -13,11 +13,13 @@ from click.testing import CliRunner, Result
 
 from containers import packages, profiles
 from containers.cli import main
+from containers.cli_release import one_of_each
 from containers.fetch import cache_dir
 from containers.release import Release
 from containers.repository import artifact
 from containers.repository.layout import Tar
 from containers.repository.registry import Registry
+from containers.site import load_site
 from tests.bed.engine import Engine
 from tests.bed.registry import ImageRegistry
 from tests.containers.kit import SITE, write_site
@@ -133,6 +135,12 @@ def test_a_release_of_somebody_else_is_not_believed(
     assert said.exit_code == 1
     assert message in said.stderr
     assert not (elsewhere / "layers").exists()
+
+
+def test_sites_with_the_same_pipeline_and_base_image_share_a_release(tmp_path: Path) -> None:
+    bases = ("base:1", "base:1", "base:1-arm64")
+    first, second, arm = (load_site(write_site(tmp_path, f'{SITE}base_image = "{base}"\n')) for base in bases)
+    assert one_of_each([first, second, arm]) == [first, arm]
 
 
 def test_without_keys_a_release_says_so(site: Path, tmp_path: Path) -> None:

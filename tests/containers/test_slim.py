@@ -25,7 +25,7 @@ AT = LIB_DIRS[0]
 PYTHON = Python((3, 11), "x86_64", "2.36")
 SHELLS = ("sh", "bash", "dash", "busybox", "perl", "apt", "apt-get", "dpkg", "env", "cat", "su", "mount")
 BASE_BYTES_MAX = 45_000_000
-PACKAGES_BYTES_MAX = 170_000_000
+PACKAGES_BYTES_MAX = 136_000_000
 IMPORTS = """\
 import asyncio, bz2, ctypes, decimal, hashlib, lzma, sqlite3, ssl, uuid, xml.parsers.expat, zlib, zoneinfo
 import aiokafka, faust, msgspec, numpy, numpy.fft, numpy.linalg, numpy.random, numpy.testing

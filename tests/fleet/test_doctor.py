@@ -16,6 +16,7 @@ from containers import doctor
 from containers.certs import Authority
 from containers.doctor import Facts, Finding, Seen
 from containers.rollout import Actual, Record
+from containers.scrape import Readings
 from pipelines.clock import SystemClock
 from pipelines.errors import Unavailable
 from tests.bed.engine import Engine
@@ -126,6 +127,37 @@ def test_a_deploy_that_was_broken_off() -> None:
     assert one(doctor.of_services(actual)) == ("bad", "a deploy was broken off, or somebody stopped a container")
 
 
+UP, DOWN = ({("sitestream_uplink_up", frozenset({("site", "hall")})): up} for up in (1.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("service", "said", "level", "what"),
+    [
+        ("collect", None, "bad", "collect does not tell its health and metrics"),
+        ("collect", Readings({}, {"kafka": False, "sources": True}), "bad", "collect does not reach Kafka"),
+        ("collect", Readings({}, {"kafka": True, "sources": False}), "bad", "collect does not reach its devices"),
+        (
+            "process",
+            Readings({}, {"connected": True, "restored": False}),
+            "warn",
+            "process is still restoring its state",
+        ),
+        ("other", Readings({}, {"warm": False}), "bad", "other says that it is not warm"),
+        ("upload", Readings(DOWN), "warn", "upload does not reach the store: 0 MB wait on its disk"),
+    ],
+)
+def test_what_services_say_that_is_not_well(service: str, said: Readings | None, level: str, what: str) -> None:
+    assert one(doctor.of_said({service: said, "process2": Readings({}, {"connected": True})})) == (level, what)
+
+
+def test_services_that_reach_all_they_need() -> None:
+    said = {"upload": Readings(UP, {"kafka": True}), "process": Readings({}, {"connected": True})}
+    assert [f.what for f in doctor.of_said(said)] == [
+        "metrics of 2 services can be read; they reach Kafka, the store and what else they need"
+    ]
+    assert list(doctor.of_said({})) == []
+
+
 @pytest.mark.parametrize(
     ("days", "deployed", "level", "what"),
     [
@@ -217,3 +249,4 @@ def test_a_site_of_a_real_engine(engine: Engine, tmp_path: Path, unique: str) ->
     assert [f["level"] for f in value["here"]["findings"]]
     assert not [f for f in value["sites"][0]["findings"] if f["level"] != "ok" and not f["cure"]]
     assert told["revision 3: 1 of 1 healthy"] == "ok"
+    assert told["process does not tell its health and metrics"] == "bad"  # it is none of ours
