@@ -68,7 +68,7 @@ def arm(fault: str) -> None:
     if fault in ("before", "after"):
         Link.publish = {"before": crash_before, "after": crash_after}[fault]  # type: ignore[method-assign]  # the fault
     elif fault.startswith("write-"):
-        modbus._write = {"write-before": crash_write_before, "write-after": crash_write_after}[fault]
+        modbus._write = {"write-before": crash_write_before, "write-after": crash_write_after}[fault]  # type: ignore[assignment]  # the fault
     else:
         Account.write = crash_at(*fault.split("-"))  # type: ignore[method-assign]  # the fault
 
