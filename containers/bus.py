@@ -73,7 +73,7 @@ def request(site: SiteFile, plan: Plan, services: Iterable[str], *, revoke: bool
 def topics_of_site(site: SiteFile, plan: Plan) -> tuple[Topic, ...]:
     """Every topic that a plan needs at a site."""
     name, partitions = site.site.site, site.site.partitions
-    commands = topics_of(plan, name, partitions) if any(plan.sinks_of("control")) else []
+    commands = topics_of(plan, name, partitions) if any(plan.sinks_of("control")) or site.site.devices else []
     updates = firmware.topics_of(name) if site.site.firmware else []
     return unique([*plan.topics(name, partitions), *commands, *updates])
 

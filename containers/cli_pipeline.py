@@ -1,23 +1,20 @@
-"""The commands that need no engine: about pipelines and about devices."""
+"""The commands that need no engine: about pipelines."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import click
 
 from containers import draw
 from containers.cli_shared import Context, shared, stands_alone
-from containers.console import coloured, table
 from containers.desired import check_given, work_for
 from containers.fleet.folder import FleetError
 from containers.fleet.tables import listed
 from containers.site import SiteFile
 from pipelines import dimensions
-from pipelines.errors import ConfigError, SitestreamError
+from pipelines.errors import SitestreamError
 from pipelines.load import load
 from pipelines.plan import READ, Plan
 
@@ -125,42 +122,3 @@ def graph(context: Context, file: str | None, form: str) -> None:
         return
     value = draw.values(plan)
     context.console.data(json.dumps({"version": 1, **value}, indent=2), value)
-
-
-@click.group()
-def device() -> None:
-    """What was said to devices."""
-
-
-@device.command("status")
-@click.argument("devices", nargs=-1)
-@click.option("--brokers", help="Kafka as this machine sees it, if not as the site file says.")
-@shared
-@click.pass_obj
-def device_status(context: Context, devices: tuple[str, ...], brokers: str | None) -> None:
-    """Show what became of commands, of all devices or some.
-
-    \b
-    Example:
-      pipeline device status press-7 --site hall1.toml
-    """
-    from connectors.control.status import states  # its client library is not needed by other commands
-
-    site = context.site().site
-    if site.own_broker and not brokers:
-        raise ConfigError(
-            f"the broker of site {site.site} is a container that only its services reach: what became of commands is also in "
-            "the log:  pipeline logs control"
-        )
-    found = [s for s in asyncio.run(states(brokers or site.brokers, site.site)) if not devices or s.device in devices]
-    rows = [[s.id, s.device, s.verb, _state(s.state), str(s.attempts), s.detail] for s in found]
-    text = table(["COMMAND", "DEVICE", "VERB", "STATE", "SENT", "DETAIL"], rows) if rows else "no commands on record"
-    context.console.data(text, {"site": site.site, "commands": [_fields(s) for s in found]})
-
-
-def _state(state: str) -> str:
-    return coloured(state, "green" if state == "SUCCEEDED" else "red" if state in ("FAILED", "REJECTED") else "yellow")
-
-
-def _fields(value: Any) -> dict[str, object]:
-    return {name: getattr(value, name) for name in value.__slots__}

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from connectors.control import devices
 from connectors.firmware.options import PASSWORD, ROOT_FILE
 from connectors.replay import FolderSource
 from connectors.secrets import Secret
@@ -65,15 +66,18 @@ def network(site: SiteFile, name: str) -> str:
     return getattr(site.site.networks, name) or names.network(site.site.site, name)
 
 
-def work_for(plan: Plan) -> list[Profile]:
-    """The services for which a plan has work, in the order in which they are replaced."""
-    busy = {"collect": bool(readable(plan)), "process": bool(plan.outputs)}
-    return [p for p in PROFILES.values() if (any(plan.sinks_of(p.sink)) if p.sink else busy[p.service])]
+def work_for(plan: Plan, site: SiteFile | None = None) -> list[Profile]:
+    """The services for which a plan has work, at that site, in the order in which they are replaced."""
+    busy = {
+        "collect": bool(readable(plan)), "process": bool(plan.outputs),
+        "control": any(plan.sinks_of("control")) or bool(site and site.site.devices), "upload": any(plan.sinks_of("parquet")),
+    }  # fmt: skip
+    return [p for p in PROFILES.values() if busy[p.service]]
 
 
 def services_at(site: SiteFile, plan: Plan) -> list[Profile]:
     """All services of a site, in the order in which they are replaced."""
-    return [*([FIRMWARE] if site.site.firmware else []), *work_for(plan)]
+    return [*([FIRMWARE] if site.site.firmware else []), *work_for(plan, site)]
 
 
 def desired(
@@ -102,7 +106,23 @@ def check(site: SiteFile, plan: Plan) -> None:
     Looks at no secret and no engine.
     """
     dimensions.load(plan, dimensions.folder_of(site.pipeline))
+    device_rules(site)
     check_given(site, plan)
+
+
+def device_rules(site: SiteFile) -> str:
+    """The text of the site's devices.toml, empty if it has none; `ConfigError` if it is missing or wrong."""
+    if not site.site.devices:
+        return ""
+    path = site.resolve(site.site.devices)
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(
+            f"{site.path}: devices: {path} cannot be read: {e}: docs/control.md says what it holds"
+        ) from e
+    devices.parse(text, str(path))
+    return text
 
 
 def check_given(site: SiteFile, plan: Plan) -> None:
@@ -268,6 +288,7 @@ def _settings(site: SiteFile, profile: Profile) -> Settings:
         kafka_security=s.security,
         metrics_port=METRICS_PORT,
         log_level=own.log_level,
+        devices=device_rules(site) if profile.service == "control" else "",
         options=_options(site, profile),
     )
 
@@ -281,6 +302,8 @@ def _mounts(site: SiteFile, profile: Profile, plan: Plan) -> Iterator[Mount]:
     watched = readable(plan).values() if profile.service == "collect" else ()
     for folder in dict.fromkeys(s.folder for s in watched if isinstance(s, FolderSource)):
         yield Mount(folder, folder, read_only=False)  # what was read is moved to done/ in it
+    if profile.service == "control" and (switch := site.site.services.control.options.get("off_switch")):
+        yield Mount(switch, switch, read_only=True)  # deploy makes no such folder: whoever has the switch owns it
 
 
 def read_secret(site: SiteFile, service: str, name: str, reference: str) -> bytes:

@@ -131,6 +131,7 @@ class Site(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     brokers: str = ""  # empty only if the site has its own
     partitions: int = 4
     store: str = ""
+    devices: str = ""  # file of device profiles and issuers
     kafka: Kafka = Kafka()
     engine: str = "unix:///var/run/docker.sock"
     engine_tls: EngineTls | None = None
@@ -407,6 +408,10 @@ def _devices(service: str, paths: tuple[str, ...]) -> None:
 
 
 def _option(service: str, name: str, value: str) -> None:
+    _require(
+        name != "off_switch" or re.fullmatch(r"/[^/:]+(/[^/:]+)*", value) is not None,
+        f"services.{service}.options.off_switch = {value!r}: write a folder of the site's machine, such as '/srv/press/switch'",
+    )
     _require(
         not _LOOKS_SECRET.search(name),
         f"services.{service}.options.{name} looks like a secret, and options can be seen by all: "

@@ -27,6 +27,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     )
     metrics_port: int = 9400
     log_level: str = "INFO"
+    devices: str = ""  # what devices may be told, and by whom: the text of devices.toml
     options: dict[str, str] = {}  # further settings by name, such as s3_endpoint
 
 

@@ -76,6 +76,11 @@ def firmware_status(site: str) -> str:
     return f"{site}.fw.status"
 
 
+def audit(site: str) -> str:
+    """What was done to devices, by whom, JSON; append-only."""
+    return f"{site}.audit"
+
+
 def data(name: str, partitions: int, *, retention_bytes: int = 2**30) -> Topic:
     """A topic of frames. Retention is by bytes and by arrival time, never by a device's clock."""
     return Topic(name, partitions, (

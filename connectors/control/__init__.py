@@ -184,7 +184,7 @@ def destination(plan: Plan, option: str | None) -> tuple[str, Any]:
             f"commands of {plan.pipeline} {found}: "
             "write the same control.command(…, broker='mqtt://host') everywhere, or set the site option mqtt"
         )
-    return urls[0], named[0] if named else sinks[0]
+    return urls[0], next(iter(named or sinks), None)
 
 
 __all__ = ["CommandSink", "DeviceTopic", "command", "destination"]

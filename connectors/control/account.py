@@ -14,17 +14,25 @@ from pipelines.runtime import account
 
 
 class Account(account.Account):
-    """The right to write the ledger of a site; see `pipelines.runtime.account`."""
+    """The right to write the ledger of a site, and its audit; see `pipelines.runtime.account`."""
+
+    _site = ""
 
     @classmethod
     async def of(cls, brokers: str, site: str) -> Self:
         """As `open`."""
-        return await cls.open(brokers, topics.acks(site), f"{site}.control", f"control service of site {site}")
+        made = await cls.open(brokers, topics.acks(site), f"{site}.control", f"control service of site {site}")
+        made._site = site
+        return made
 
-    async def keep(self, entries: Sequence[Entry], old: Sequence[Entry] = ()) -> None:
-        """Put entries on record and take `old` ones off, all or none; as `write`."""
+    async def keep(
+        self, entries: Sequence[Entry], old: Sequence[Entry] = (), audit: Sequence[msgspec.Struct] = ()
+    ) -> None:
+        """Put entries on record and take `old` ones off, with what is audited, all or none; as `write`."""
         records = [(e.partition, e.command.id.encode(), msgspec.json.encode(e)) for e in entries]
-        await self.write([*records, *((e.partition, e.command.id.encode(), None) for e in old)])
+        forgotten = [(e.partition, e.command.id.encode(), None) for e in old]
+        audited = [(topics.audit(self._site), msgspec.json.encode(r)) for r in audit]
+        await self.write([*records, *forgotten], beside=audited)
 
 
 async def read(brokers: str, site: str) -> list[Entry]:

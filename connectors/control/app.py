@@ -98,7 +98,8 @@ def app_of(settings: Settings, desk: Desk, health: Health) -> faust.App:
         async for event in manual.events():
             at = event.message
             try:
-                await desk.receive(at.value, at.key, at.partition, f"{at.topic}[{at.partition}]@{at.offset}")
+                origin = f"{at.topic}[{at.partition}]@{at.offset}"
+                await desk.receive(at.value, at.key, at.partition, origin, int(at.timestamp * 10**9))
             except Exception as e:
                 await app.crash(e)  # which ends the service; this command is not acknowledged, so it is read again
                 return

@@ -10,8 +10,12 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from nacl.signing import SigningKey
+
 from connectors.control import CommandSink
+from connectors.control.audit import RETENTION_BYTES
 from connectors.control.commands import Command, derived_id
+from connectors.control.signing import signed
 from pipelines import metrics, topics
 from pipelines.batch import Batch
 from pipelines.dead import DeadLetter
@@ -79,6 +83,7 @@ def topics_of(plan: Plan, site: str, partitions: int) -> list[topics.Topic]:
         *(topics.data(name, partitions) for name in origins(plan, site)),
         topics.data(topics.commands(site), partitions, retention_bytes=64 * 2**20),
         topics.compacted(topics.acks(site), partitions),
+        topics.data(topics.audit(site), 1, retention_bytes=RETENTION_BYTES),
         topics.data(topics.dead(site), 1),
     ]
 
@@ -93,7 +98,9 @@ class Bridge:
         producer: kafka.Client,
         bury: Callable[[DeadLetter], Awaitable[None]],
         health: Health,
+        own: SigningKey,
     ) -> None:
+        self._own = own
         self._settings, self._sources, self._producer = settings, sources, producer
         self._bury, self._health = bury, health
 
@@ -149,7 +156,8 @@ class Bridge:
             return []
         sinks = self._sources[record.topic]
         batch = decode(record.value, sinks[0].step.row)
-        return [c for origin in sinks for c in origin.commands(batch, record.timestamp * 10**6)]
+        made = (c for origin in sinks for c in origin.commands(batch, record.timestamp * 10**6))
+        return [signed(c, self._settings.site, self._own) for c in made]
 
 
 async def _commit(consumer: kafka.Client, place: kafka.Place, offset: int) -> None:

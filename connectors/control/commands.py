@@ -33,7 +33,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     expires_at_ns: int  # it must not be begun later
     idempotent: bool = False  # doing it twice does no harm
     attempts_max: int = 3  # deliveries of an idempotent command; any other is delivered once
-    topic: str = ""  # MQTT topic; '' where the pipeline has only one
+    topic: str = ""  # MQTT topic; '' where there is only one for the device
+    sig: str = ""  # of the issuer, hex; see connectors.control.signing
 
     def encode(self) -> bytes:
         """As JSON."""

@@ -8,15 +8,18 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import msgspec
 
-from connectors.control import DeviceTopic
+from connectors.control import DeviceTopic, audit
 from connectors.control.account import Account
 from connectors.control.commands import Command, decode, decode_ack
+from connectors.control.devices import APPROVE, OFF, OWN
+from connectors.control.guard import Guard
 from connectors.control.ledger import Entry, Event, Ledger, State
-from connectors.link import Link
+from connectors.control.switch import Switch
+from connectors.control.writers import Writers
 from pipelines import metrics
 from pipelines.clock import Clock
 from pipelines.dead import DeadLetter
-from pipelines.errors import BadData, LimitExceeded, NotConnected, Unavailable
+from pipelines.errors import BadData, LimitExceeded, Unavailable
 
 log = logging.getLogger("control")
 LOOK_S = 0.25  # how often time is looked at
@@ -33,11 +36,14 @@ class Desk:
         topics: Sequence[DeviceTopic],
         entries: Iterable[Entry],
         account: Account,
-        link: Link,
+        guard: Guard,
+        switch: Switch,
+        writers: Writers,
         bury: Bury,
         clock: Clock,
     ) -> None:
-        self._site, self._topics, self._account, self._link = site, topics, account, link
+        self._site, self._topics, self._account = site, topics, account
+        self._guard, self._switch, self._writers = guard, switch, writers
         self._bury, self._clock = bury, clock
         self._ledger = Ledger(entries)
         self._changing = asyncio.Lock()
@@ -45,33 +51,57 @@ class Desk:
         self._deliveries: set[asyncio.Task[None]] = set()
         self._failure: Unavailable | None = None
 
-    async def receive(self, raw: bytes | None, key: bytes | None, partition: int, origin: str) -> None:
-        """Take in a record of the command topic. `Unavailable` if it is not on record, and must be read again."""
+    async def receive(self, raw: bytes | None, key: bytes | None, partition: int, origin: str, time_ns: int) -> None:
+        """Take in a record of the command topic, and when Kafka did. `Unavailable` if it must be read again."""
         metrics.consumed.labels(self._site, "control", "data").inc()
+        self._guard.saw(time_ns)
         try:
-            command = self._addressed(decode(raw, key))
+            command = decode(raw, key)
             async with self._changing:
-                entry = self._ledger.submit(command, partition, self._clock.now_ns())
-                if entry is None:
-                    log.info("command %s is known already: dropped", command.id)
-                else:
-                    await self._keep([entry])
+                await self._take(command, partition, self._clock.now_ns())
         except (BadData, LimitExceeded) as e:
             reason = e.reason if isinstance(e, BadData) else "limit"
             await self._bury(DeadLetter(raw or b"", reason, str(e), origin))
         self._news.set()
 
-    def _addressed(self, command: Command) -> Command:
-        """The command with its topic, which must be one that the pipeline's sinks write to."""
-        at = [t.at(command.device) for t in self._topics]
-        if not command.topic and len(at) == 1:
-            return msgspec.structs.replace(command, topic=at[0])
-        if command.topic not in at:
-            raise BadData(
-                f"command {command.id!r}: topic {command.topic!r} is not a command topic here: {', '.join(at)}",
-                reason="topic",
-            )
-        return command
+    async def _take(self, command: Command, partition: int, now_ns: int) -> None:
+        if why := self._guard.forged(command):
+            log.warning("%s %s %s: %s: %s", command.device, command.verb, command.id, audit.REFUSED, why)
+            metrics.errors.labels(self._site, "control", "forged").inc()
+            await self._on_record(self._account.keep([], audit=[audit.refused(command, now_ns, why)]))
+            return
+        if command.id in self._ledger.entries:
+            log.info("command %s is known already: dropped", command.id)
+            return
+        verdict = self._guard.judge(command, self._ledger, now_ns)
+        new = self._ledger.submit(verdict.command, partition, now_ns, refusal=verdict.refusal, signers=verdict.signers)
+        if new and new.state is State.QUEUED and new.command.verb in OWN:
+            await self._keep(self._by_itself(new, now_ns))
+        elif new:
+            await self._keep([new])
+
+    def _by_itself(self, new: Entry, now_ns: int) -> list[Entry]:
+        """What becomes of a command that control itself carries out."""
+        c = new.command
+        changed: list[Entry] = []
+        why = ""
+        if c.verb == APPROVE:
+            changed, why = self._approved(c, now_ns)
+        else:
+            try:
+                self._switch.turn(off=c.verb == OFF)
+            except OSError as e:
+                why = f"the switch cannot be turned: {e}"
+        event = Event.REJECT if why else Event.SUCCEED
+        done = new.after(event, now_ns, why or self._switch.why_off())
+        return [*changed, *([msgspec.structs.replace(done, by=c.issuer)] if done else [])]
+
+    def _approved(self, approval: Command, now_ns: int) -> tuple[list[Entry], str]:
+        entry = self._ledger.entries.get(str(approval.args.get("id")))
+        if entry is None or entry.command.device != approval.device:
+            return [], f"no command {approval.args.get('id')!r} of {approval.device} is on record"
+        after = entry.approved(approval.issuer, now_ns)
+        return ([], after) if isinstance(after, str) else ([after], "")
 
     async def hear(self, topic: str, payload: bytes) -> None:
         """Take in what a device answered. `Unavailable` if it is not on record."""
@@ -117,7 +147,10 @@ class Desk:
     async def _look(self) -> bool:
         """Make the changes that are due; whether there were any."""
         async with self._changing:
-            changes = self._ledger.due(self._clock.now_ns(), reachable=self._link.connected)
+            now_ns = self._clock.now_ns()
+            off = bool(self._switch.why_off())
+            metrics.control_off.labels(self._site).set(off)
+            changes = self._ledger.due(now_ns, ready=lambda c: not off and self._ready(c, now_ns))
             await self._keep(changes)
         for entry in changes:
             if entry.state is State.DELIVERED:
@@ -126,25 +159,26 @@ class Desk:
                 task.add_done_callback(self._deliveries.discard)
         return bool(changes)
 
+    def _ready(self, command: Command, now_ns: int) -> bool:
+        return self._guard.may_deliver(command, self._ledger, now_ns) and self._writers.reachable(command)
+
     async def _deliver(self, entry: Entry) -> None:
         """Actuate. The entry is on record."""
-        command, why = entry.command, ""
-        if self._clock.now_ns() < command.expires_at_ns:  # putting it on record may have taken long
-            try:
-                await self._link.publish(command.topic, command.for_device())
+        command = entry.command
+        event, why = Event.RETURN, "it expired before it was sent"
+        if self._switch.why_off():
+            why = "it was switched off before it was sent"
+        elif self._clock.now_ns() < command.expires_at_ns:  # putting it on record may have taken long
+            outcome = await self._writers.deliver(command)
+            if outcome is None:
                 return
-            except NotConnected as e:
-                why = str(e)
+            event, why = outcome
         async with self._changing:
             if self._ledger.entries.get(command.id) is not entry:
                 return  # the device has answered meanwhile
             now = self._clock.now_ns()
-            never_sent = not why and entry.attempts == 1
-            after = (
-                entry.after(Event.EXPIRE, now, "it expired before it was sent")
-                if never_sent
-                else self._ledger.lost(command.id, now, why)
-            )
+            lost = event is Event.LOSE
+            after = self._ledger.lost(command.id, now, why) if lost else entry.after(event, now, why)
             await self._keep([after] if after else [])
         self._news.set()
 
@@ -160,9 +194,10 @@ class Desk:
         """Put entries on record, then note them."""
         if not entries:
             return
-        await self._on_record(self._account.keep(entries))
+        await self._on_record(self._account.keep(entries, audit=[audit.of(e) for e in entries]))
         for entry in entries:
             self._ledger.record(entry)
+            self._guard.saw(entry.updated_at_ns)
             metrics.commands.labels(self._site, entry.state.value).inc()
             c = entry.command
             log.info(

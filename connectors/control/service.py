@@ -14,11 +14,17 @@ from typing import Any
 import faust
 from faust.exceptions import FaustError
 
-from connectors.control import destination
+from connectors.control import DeviceTopic, destination
 from connectors.control.account import Account, read
 from connectors.control.app import app_of
 from connectors.control.bridge import Bridge, origins, topics_of
 from connectors.control.desk import Desk
+from connectors.control.devices import Devices, parse
+from connectors.control.guard import Guard
+from connectors.control.modbus import Modbus
+from connectors.control.signing import own
+from connectors.control.switch import Switch
+from connectors.control.writers import Writers
 from connectors.link import Broker, Link
 from pipelines import metrics, topics
 from pipelines.clock import SystemClock
@@ -48,9 +54,14 @@ async def main(settings: Settings, health: Health, stop: asyncio.Event) -> None:
     """Carry commands until told to stop."""
     plan = load(settings.pipeline).plan()
     sources = origins(plan, settings.site)
-    if not sources:
-        raise ConfigError(f"{settings.pipeline}: nothing to control: no stream has a .to(control.command(…))")
-    broker = broker_of(settings, plan)
+    devices = parse(settings.devices, "devices.toml") if settings.devices else None
+    if not sources and devices is None:
+        raise ConfigError(
+            f"{settings.pipeline}: nothing to control: no stream has a .to(control.command(…)), and the site no devices.toml"
+        )
+    patterns = patterns_of(plan, devices)
+    broker = broker_of(settings, plan) if patterns else None
+    key = own(Path(settings.data_dir))
     await kafka.ensure(settings.brokers, topics_of(plan, settings.site, settings.partitions))
     quiet()
     producer = await kafka.producer(settings.brokers)
@@ -69,17 +80,34 @@ async def main(settings: Settings, health: Health, stop: asyncio.Event) -> None:
         account = await Account.of(settings.brokers, settings.site)
         ending.push_async_callback(account.close)
         entries = await read(settings.brokers, settings.site)  # after the account is open: nobody else adds to them
-        patterns = list({o.sink.topic: None for each in sources.values() for o in each})
-        link = Link(broker, f"{settings.site}-control", sorted({t.ack_filter for t in patterns}), health)
-        desk = Desk(settings.site, patterns, entries, account, link, bury, SystemClock())
-        bridge = Bridge(settings, sources, producer, bury, health)
+        clock = SystemClock()
+        newest_ns = max((e.updated_at_ns for e in entries), default=0)
+        guard = Guard(settings.site, devices, patterns, key, newest_ns)
+        filters = sorted({t.ack_filter for t in patterns})
+        link = Link(broker, f"{settings.site}-control", filters, health) if broker else None
+        health.set(mqtt=True) if link is None else None
+        modbus = Modbus(devices, clock) if devices else None
+        if modbus:
+            ending.push_async_callback(modbus.close)
+        local = settings.options.get("off_switch")
+        switch = Switch(Path(settings.data_dir), Path(local) if local else None)
+        desk = Desk(settings.site, patterns, entries, account, guard, switch, Writers(guard, link, modbus), bury, clock)
+        bridge = Bridge(settings, sources, producer, bury, health, key)
         await _run(app_of(settings, desk, health), desk, link, bridge, stop)
 
 
-async def _run(app: faust.App, desk: Desk, link: Link, bridge: Bridge, stop: asyncio.Event) -> None:
+def patterns_of(plan: Plan, devices: Devices | None) -> list[DeviceTopic]:
+    """The MQTT topics on which commands go out, of the sinks and of the profiles."""
+    sinks = [sink.topic for _, sink in plan.sinks_of("control")]
+    profiles = [DeviceTopic.of(p.topic) for p in devices.profiles.values() if p.topic] if devices else []
+    return list({t.text: t for t in (*sinks, *profiles)}.values())
+
+
+async def _run(app: faust.App, desk: Desk, link: Link | None, bridge: Bridge, stop: asyncio.Event) -> None:
     """Run the parts side by side; when one fails or `stop` is set, end all in order."""
     work = [asyncio.create_task(c) for c in (desk.run(stop), bridge.run(stop))]
-    parts = [*work, *(asyncio.create_task(c) for c in (link.run(desk.hear, desk.connected), _host(app), stop.wait()))]
+    answers = [link.run(desk.hear, desk.connected)] if link else []
+    parts = [*work, *(asyncio.create_task(c) for c in (*answers, _host(app), stop.wait()))]
     try:
         await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
         for part in parts:

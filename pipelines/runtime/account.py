@@ -38,8 +38,8 @@ class Account:
         """Give up the connection; never raises."""
         await kafka.stopped(self._producer)
 
-    async def write(self, lines: Sequence[Line]) -> None:
-        """Put lines on record, all or none; return when Kafka has committed.
+    async def write(self, lines: Sequence[Line], beside: Sequence[tuple[str, bytes]] = ()) -> None:
+        """Put lines on record, and values in other topics `beside` them, all or none; return when Kafka has committed.
 
         `Unavailable` if it has not, or if the right is lost: the account is then of no more use, and its process must end.
         """
@@ -47,6 +47,7 @@ class Account:
             async with asyncio.timeout(WRITE_S_MAX):
                 await self._producer.begin_transaction()
                 sent = [await self._producer.send(self._topic, value, key=key, partition=p) for p, key, value in lines]
+                sent += [await self._producer.send(topic, value, partition=0) for topic, value in beside]
                 await asyncio.gather(*sent)
                 await self._producer.commit_transaction()
         except (kafka.KafkaError, TimeoutError) as e:
@@ -70,7 +71,7 @@ class Account:
 async def newest(brokers: str, topic: str) -> dict[bytes, bytes]:
     """The newest value of each key on record; none if there is no such topic. `Unavailable` without a broker."""
     found: dict[bytes, bytes] = {}
-    for key, value in await _records(brokers, topic):
+    for key, value in await records(brokers, topic):
         if value is None:
             found.pop(key, None)
         else:
@@ -78,7 +79,8 @@ async def newest(brokers: str, topic: str) -> dict[bytes, bytes]:
     return found
 
 
-async def _records(brokers: str, topic: str) -> list[tuple[bytes, bytes | None]]:
+async def records(brokers: str, topic: str) -> list[tuple[bytes, bytes | None]]:
+    """Key and value of every record of a topic; none if there is no such topic. `Unavailable` without a broker."""
     if not await _exists(brokers, topic):
         return []
     consumer = await kafka.consumer(brokers, topic)

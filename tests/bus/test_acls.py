@@ -58,7 +58,7 @@ def test_rights_follow_from_the_plan(tmp_path: Path) -> None:
     assert shown(plan, "upload") == for_all | {"read topic hall1.tiny.second", "read group hall1.tiny.upload"}
     assert shown(plan, "control") == for_all | {
         "read topic hall1.tiny.second", "read topic hall1.control.cmd", "write topic hall1.control.cmd",
-        "read topic hall1.control.ack", "write topic hall1.control.ack", "read group hall1.control",
+        "read topic hall1.control.ack", "write topic hall1.control.ack", "write topic hall1.audit", "read group hall1.control",
         "read group hall1.control.alarms", "write transactional id hall1.control",
     }  # fmt: skip
 

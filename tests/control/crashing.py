@@ -1,6 +1,7 @@
-"""The control service with a fault: `python -m tests.control.crashing before|after --config FILE`.
+"""The control service with a fault: `python -m tests.control.crashing FAULT --config FILE`.
 
-It kills itself with SIGKILL when it is about to publish its first command (which is on record by then), or just after.
+It kills itself with SIGKILL: `before` it publishes its first command (which is on record by then), or `after`; `write-before`,
+`write-after` it writes to a Modbus device; `before-STATE`, `after-STATE` it puts a command in that state on record.
 """
 
 from __future__ import annotations
@@ -8,7 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
+from typing import Any
 
+from connectors.control import modbus
+from connectors.control.account import Account
+from connectors.control.ledger import Entry
 from connectors.control.service import CONDITIONS, main
 from connectors.link import Link
 from pipelines.runtime.service import run_service
@@ -27,6 +33,46 @@ async def crash_after(self: Link, topic: str, payload: bytes, qos: int = 1) -> N
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+write = modbus._write
+
+
+async def crash_write_before(*args: Any) -> None:
+    """On record, asked, not written."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def crash_write_after(*args: Any) -> None:
+    """Written, not read back."""
+    await write(*args)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+put = Account.keep
+
+
+def crash_at(moment: str, state: str) -> Any:
+    """Around putting that state on record."""
+
+    async def crash(self: Account, entries: Sequence[Entry], *args: Any, **more: Any) -> None:
+        here = any(e.state.value == state for e in entries)
+        if not (here and moment == "before"):
+            await put(self, entries, *args, **more)
+        if here:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return crash
+
+
+def arm(fault: str) -> None:
+    """Plant the fault."""
+    if fault in ("before", "after"):
+        Link.publish = {"before": crash_before, "after": crash_after}[fault]  # type: ignore[method-assign]  # the fault
+    elif fault.startswith("write-"):
+        modbus._write = {"write-before": crash_write_before, "write-after": crash_write_after}[fault]  # type: ignore[assignment]  # the fault
+    else:
+        Account.keep = crash_at(*fault.split("-"))  # type: ignore[method-assign]  # the fault
+
+
 if __name__ == "__main__":
-    Link.publish = {"before": crash_before, "after": crash_after}[sys.argv[1]]  # type: ignore[method-assign]  # the fault
+    arm(sys.argv[1])
     sys.exit(run_service("control", main, conditions=CONDITIONS, argv=sys.argv[2:]))

@@ -19,8 +19,10 @@ from urllib.parse import urlsplit
 import aiomqtt
 import numpy as np
 from aiokafka.partitioner import murmur2
+from nacl.signing import SigningKey
 
 from connectors.control.commands import Command
+from connectors.control.signing import public, signed
 from connectors.control.status import CommandState, states
 from pipelines import topics
 from pipelines.batch import Batch
@@ -50,6 +52,33 @@ reading.select(Alarm).where(Alarm.rms > 4).to(control.command(
 """
 
 
+ME, YOU = SigningKey(b"m" * 32), SigningKey(b"y" * 32)
+DEVICES = f"""
+[issuers.me]
+key = "{public(ME)}"
+devices = ["*"]
+verbs = ["*"]
+
+[issuers.you]
+key = "{public(YOU)}"
+devices = ["p1"]
+verbs = ["stop", "approve"]
+
+[profiles.press]
+devices = ["p*"]
+topic = "SITE/{{device}}/cmd"
+[profiles.press.verbs.stop]
+[profiles.press.verbs.set_speed]
+idempotent = IDEMPOTENT
+args.speed = {{type = "float", min = 0.0, max = 2.5, unit = "m/s"}}
+args.why = {{type = "float", optional = true}}
+[profiles.press.verbs.beep]
+rate = "2/1m"
+[profiles.press.verbs.open]
+dangerous = true
+"""
+
+
 @dataclass
 class Site:
     """One site on shared brokers."""
@@ -60,6 +89,8 @@ class Site:
     folder: Path
     idempotent: bool = False
     expires: str = "30s"
+    devices: str = DEVICES
+    options: dict[str, str] = field(default_factory=dict)
     plan: Plan = field(init=False)
     config: Path = field(init=False)
     log: Path = field(init=False)
@@ -74,6 +105,8 @@ class Site:
         settings = {
             "site": self.name, "brokers": self.brokers, "pipeline": str(pipeline), "partitions": PARTITIONS,
             "data_dir": str(self.folder / "data"), "metrics_port": free_port(),
+            "devices": self.devices.replace("SITE", self.name).replace("IDEMPOTENT", str(self.idempotent).lower()),
+            "options": self.options,
         }  # fmt: skip
         self.config.write_text(json.dumps(settings))
 
@@ -90,14 +123,15 @@ class Site:
         finally:
             await kafka.stopped(client)
 
-    async def command(self, device: str, *raw: bytes, **changes: object) -> Command:
-        """Put a command on the command topic as anybody with the right might; `raw` instead of it."""
+    async def command(self, device: str, *raw: bytes, key: SigningKey = ME, **changes: object) -> Command:
+        """Put a signed command on the command topic as anybody with the right might; `raw` instead of it."""
         now = time.time_ns()
         fields: dict[str, object] = {
             "id": f"manual-{now}", "device": device, "verb": "stop", "issuer": "me",
             "issued_at_ns": now, "expires_at_ns": now + 30 * 10**9,
         }  # fmt: skip
         command = Command(**(fields | changes))  # type: ignore[arg-type]  # tests write wrong ones on purpose
+        command = signed(command, self.name, key)
         producer = await kafka.producer(self.brokers)
         try:
             for value in raw or (command.encode(),):

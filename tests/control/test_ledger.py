@@ -55,7 +55,7 @@ def submitted(*commands: Command) -> Ledger:
 
 
 def due(ledger: Ledger, after_s: float, *, reachable: bool = True) -> list[State]:
-    return kept(ledger, *ledger.due(START + int(after_s * SECOND), reachable=reachable))
+    return kept(ledger, *ledger.due(START + int(after_s * SECOND), ready=lambda _: reachable))
 
 
 def test_the_usual_course() -> None:
@@ -77,11 +77,11 @@ def test_a_known_id_is_dropped_an_expired_command_refused() -> None:
 
 def test_one_in_flight_per_device_in_order() -> None:
     ledger = submitted(command("a"), command("b"), command("c", "p2"))
-    assert [e.command.id for e in ledger.due(START, reachable=True)] == ["a", "c"]
+    assert [e.command.id for e in ledger.due(START, ready=lambda _: True)] == ["a", "c"]
     assert due(ledger, 0) == [State.DELIVERED, State.DELIVERED]
     assert due(ledger, 1) == []
     kept(ledger, ledger.hear(Ack("a", Answer.SUCCEEDED), START))
-    assert [e.command.id for e in ledger.due(START, reachable=True)] == ["b"]
+    assert [e.command.id for e in ledger.due(START, ready=lambda _: True)] == ["b"]
 
 
 def test_a_device_is_busy_until_an_expired_command_is_accounted_for() -> None:
@@ -252,7 +252,7 @@ class AnyOrder(RuleBasedStateMachine):
     )
     def time(self, seconds: int, reachable: bool, lose: bool, crash: int) -> None:
         self.now += seconds * SECOND
-        self.keep(*self.ledger.due(self.now, reachable=reachable), crash=crash, lose=lose)
+        self.keep(*self.ledger.due(self.now, ready=lambda _: reachable), crash=crash, lose=lose)
 
     @rule()
     def killed(self) -> None:
@@ -276,7 +276,7 @@ class AnyOrder(RuleBasedStateMachine):
     def teardown(self) -> None:
         for _ in range(10):
             self.now += 1000 * SECOND
-            self.keep(*self.ledger.due(self.now, reachable=True))
+            self.keep(*self.ledger.due(self.now, ready=lambda _: True))
         assert not [e for e in self.record.values() if e.state in OPEN], "everything comes to an end"
 
 

@@ -1,0 +1,50 @@
+"""What was done to devices, by whom: `{site}.audit`, append-only, a JSON record a change, in the ledger's own transactions."""
+
+from __future__ import annotations
+
+import msgspec
+
+from connectors.control.commands import Command, Value
+from connectors.control.ledger import Entry
+from pipelines import topics
+from pipelines.runtime.account import records
+
+REFUSED = "REFUSED"  # it never came on the ledger: nobody knows who sent it
+RETENTION_BYTES = 64 * 2**20
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """One change. `at_ns`: nanoseconds since the epoch by control's clock."""
+
+    at_ns: int
+    who: str  # whose signature made the change; else 'control'
+    issuer: str  # who wants the command, or is said to
+    device: str
+    verb: str
+    args: dict[str, Value]
+    command: str  # id
+    state: str  # see connectors.control.ledger.State, or REFUSED
+    detail: str = ""
+
+
+def of(entry: Entry) -> Record:
+    """What an entry's newest change is recorded as."""
+    return _record(entry.command, entry.updated_at_ns, entry.by or "control", entry.state.value, entry.detail)
+
+
+def refused(command: Command, now_ns: int, why: str) -> Record:
+    """What is recorded of a command that is not from whom it says."""
+    return _record(command, now_ns, "control", REFUSED, why)
+
+
+def _record(c: Command, at_ns: int, who: str, state: str, detail: str) -> Record:
+    return Record(
+        at_ns=at_ns, who=who, issuer=c.issuer, device=c.device, verb=c.verb, args=c.args, command=c.id, state=state,
+        detail=detail,
+    )  # fmt: skip
+
+
+async def read(brokers: str, site: str, device: str = "", since_ns: int = 0) -> list[Record]:
+    """The records of a site, oldest first; `Unavailable` without a broker."""
+    found = [msgspec.json.decode(v, type=Record) for _, v in await records(brokers, topics.audit(site)) if v]
+    return [r for r in found if r.at_ns >= since_ns and device in ("", r.device)]

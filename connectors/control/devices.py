@@ -1,0 +1,271 @@
+"""What devices may be told, and by whom: the document `devices.toml`. What it does not allow is refused. Pure.
+
+    [issuers.anna]                       # a person, or a program outside of the pipeline
+    key = "…"                            # as `pipeline device keys new anna` prints it
+    devices = ["press-*"]
+    verbs = ["set_speed", "approve"]
+
+    [profiles.press]
+    devices = ["press-*"]
+    topic = "press/{device}/cmd"         # MQTT; or modbus = "tcp://10.0.0.7:502"
+    [profiles.press.verbs.set_speed]
+    idempotent = true
+    rate = "6/1m"
+    args.speed = {type = "float", min = 0.0, max = 2.5, unit = "m/s"}
+
+docs/control.md explains every line.
+"""
+
+from __future__ import annotations
+
+import binascii
+import math
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from typing import Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from connectors.control import ATTEMPTS_MAX, DeviceTopic
+from connectors.control.commands import Command, Value
+from pipelines.errors import ConfigError, SitestreamError
+from pipelines.settings import decode_strict
+from pipelines.units import duration_ns
+
+DOCUMENT_BYTES_MAX = 64 * 2**10
+RATE_PER_NS_MAX = 3600 * 10**9  # what was admitted is remembered for longer than that
+RATE_MAX = 1000
+WITHIN_NS_MAX = 4 * 10**9  # a delivery must have ended before the ledger gives it up (ledger.ACK_WAIT_NS)
+APPROVE, OFF, ON = "approve", "off", "on"  # verbs that control itself carries out
+OWN = (APPROVE, OFF, ON)
+_RATE = re.compile(r"(\d{1,4})/(\w+)")
+_TYPES: dict[str, tuple[type, ...]] = {"float": (int, float), "int": (int,), "text": (str,), "bool": (bool,)}
+_WORDS = {"u16": (0, 2**16 - 1), "i16": (-(2**15), 2**15 - 1), "u32": (0, 2**32 - 1), "i32": (-(2**31), 2**31 - 1)}
+
+
+class Arg(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An argument: its type, and the values that it may have. `unit` is for people."""
+
+    type: Literal["float", "int", "text", "bool"]
+    min: float | None = None
+    max: float | None = None
+    values: list[Value] = []
+    unit: str = ""
+    optional: bool = False
+
+    def refusal(self, value: Value) -> str:
+        """Why a value is not allowed; empty if it is."""
+        right = isinstance(value, _TYPES[self.type]) and (self.type == "bool") == isinstance(value, bool)
+        if not right or (isinstance(value, float) and not math.isfinite(value)):
+            return f"{value!r} is no {self.type}"
+        if self.values and value not in self.values:
+            return f"{value!r} is none of {', '.join(map(repr, self.values))}"
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            unit = f" {self.unit}" if self.unit else ""
+            if self.min is not None and value < self.min:
+                return f"{value:g} is less than {self.min:g}{unit}"
+            if self.max is not None and value > self.max:
+                return f"{value:g} is more than {self.max:g}{unit}"
+        return ""
+
+
+class Write(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A Modbus write: the value, or the argument of that name, divided by `scale`, goes to a register or a coil."""
+
+    to: Literal["register", "coil"]
+    address: int
+    arg: str = ""
+    value: int | None = None
+    word: Literal["u16", "i16", "u32", "i32"] = "u16"  # of two registers the first is the high one
+    scale: float = 1.0
+    read_back: bool = True  # false where the device takes the value and shows another, as a pulse does
+    within: str = "2s"  # the device must show the value after that long
+
+    def raw(self, args: dict[str, Value]) -> int:
+        """The integer that is written; `ConfigError` if it does not fit."""
+        given = args[self.arg] if self.arg else self.value
+        number = round(float(given) / self.scale)  # type: ignore[arg-type]  # the profile's check lets numbers through only
+        low, high = (0, 1) if self.to == "coil" else _WORDS[self.word]
+        if not low <= number <= high:
+            raise ConfigError(f"{self.arg or 'value'}={given} is {number} as {self.word}, and may be {low} to {high}")
+        return number
+
+
+class Verb(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a device can be told."""
+
+    args: dict[str, Arg] = {}
+    idempotent: bool = False
+    attempts_max: int = 3
+    dangerous: bool = False  # waits until two people have signed
+    rate: str = ""  # '6/1m': at most so many for one device in any such time
+    expires_max: str = "5m"
+    write: Write | None = None  # of a Modbus device
+
+    @property
+    def limit(self) -> tuple[int, int]:
+        """(commands, ns) of the rate; (0, 0) if there is none."""
+        count, per = _rate(self.rate)
+        return count, duration_ns(per) if per else 0
+
+    def refusal(self, command: Command) -> str:
+        """Why a command's arguments or its expiry are not allowed; empty if they are."""
+        for name, value in command.args.items():
+            if name not in self.args:
+                return f"it has an argument {name!r}, which the profile has not"
+            if why := self.args[name].refusal(value):
+                return f"{name}: {why}"
+        if missing := [n for n, a in self.args.items() if n not in command.args and not a.optional]:
+            return f"it lacks the argument {missing[0]!r}"
+        if command.expires_at_ns - command.issued_at_ns > duration_ns(self.expires_max):
+            return f"it is valid for longer than {self.expires_max}"
+        try:
+            if self.write:
+                self.write.raw(command.args)
+        except ConfigError as e:
+            return str(e)
+        return ""
+
+
+class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Devices that are alike: how they are reached, and what they can be told."""
+
+    devices: list[str]  # names, or patterns such as 'press-*'
+    topic: str = ""
+    modbus: str = ""
+    unit: int = 1
+    verbs: dict[str, Verb]
+
+
+class Issuer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who may command: the public key, and what for. `*` stands for all."""
+
+    key: str
+    devices: list[str]
+    verbs: list[str]
+
+    def refusal(self, command: Command) -> str:
+        """Why this is not theirs to command; empty if it is."""
+        if not _matches(command.verb, self.verbs):
+            return f"{command.issuer} may not {command.verb}"
+        return "" if _matches(command.device, self.devices) else f"{command.issuer} may not command {command.device}"
+
+
+class Devices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The document."""
+
+    issuers: dict[str, Issuer] = {}
+    profiles: dict[str, Profile] = {}
+
+    def profile_of(self, device: str) -> Profile | None:
+        """The first profile that is for a device."""
+        return next((p for p in self.profiles.values() if _matches(device, p.devices)), None)
+
+    def verb_of(self, command: Command) -> Verb | None:
+        """What the document says of a command; None if it does not know it."""
+        profile = self.profile_of(command.device)
+        return profile.verbs.get(command.verb) if profile else None
+
+
+def parse(text: str, where: str) -> Devices:
+    """The document in a text of TOML; `ConfigError` says what is wrong with it and where."""
+    if len(text.encode()) > DOCUMENT_BYTES_MAX:
+        raise ConfigError(f"{where}: has {len(text.encode())} bytes, and may have {DOCUMENT_BYTES_MAX}")
+    found = decode_strict(text.encode(), Devices, where, fmt="toml")
+    for place, wrong in _wrong(found):
+        raise ConfigError(f"{where}: {place}: {wrong}")
+    return found
+
+
+def _wrong(document: Devices) -> Iterator[tuple[str, str]]:
+    for name, issuer in document.issuers.items():
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,62}", name):
+            yield f"issuers.{name}", "write lower-case letters, digits and _ . -"
+        if not _is_key(issuer.key):
+            yield f"issuers.{name}.key", "is no key: copy the line that `pipeline device keys new` prints"
+    keys = [i.key.lower() for i in document.issuers.values()]
+    if len(set(keys)) < len(keys):
+        yield "issuers", "two have the same key: two signatures by it would not be those of two people"
+    for name, profile in document.profiles.items():
+        yield from _wrong_profile(f"profiles.{name}", profile)
+
+
+def _wrong_profile(at: str, profile: Profile) -> Iterator[tuple[str, str]]:
+    if bool(profile.topic) == bool(profile.modbus):
+        yield at, "say how the devices are reached: topic = 'press/{device}/cmd', or modbus = 'tcp://host:502'"
+    try:
+        if profile.topic and DeviceTopic.of(profile.topic).placeholder != "{device}":
+            yield f"{at}.topic", f"write {{device}} for the device in {profile.topic!r}"
+        url = urlsplit(profile.modbus)
+        if profile.modbus and (url.scheme != "tcp" or not url.hostname or url.port == 0):
+            yield f"{at}.modbus", f"{profile.modbus!r}: write 'tcp://host:502'"
+    except (SitestreamError, ValueError) as e:
+        yield at, str(e)
+    if profile.modbus and not (len(profile.devices) == 1 and not set("*?[") & set(profile.devices[0])):
+        yield f"{at}.devices", "a Modbus address is that of one device: name it, without * ? ["
+    if not 0 <= profile.unit <= 247:
+        yield f"{at}.unit", "write 0 to 247"
+    for name, verb in profile.verbs.items():
+        yield from _wrong_verb(f"{at}.verbs.{name}", name, verb, bool(profile.modbus))
+
+
+def _wrong_verb(at: str, name: str, verb: Verb, modbus: bool) -> Iterator[tuple[str, str]]:
+    if name in OWN or not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", name):
+        yield (
+            at,
+            f"write lower-case letters, digits and '_', and none of {', '.join(OWN)}, which control itself carries out",
+        )
+    if not 1 <= verb.attempts_max <= ATTEMPTS_MAX:
+        yield f"{at}.attempts_max", f"write 1 to {ATTEMPTS_MAX}"
+    try:
+        count, per_ns = verb.limit
+        if verb.rate and not (1 <= count <= RATE_MAX and 0 < per_ns <= RATE_PER_NS_MAX):
+            yield f"{at}.rate", f"{verb.rate!r}: write 1 to {RATE_MAX} in at most an hour, such as '6/1m'"
+        if duration_ns(verb.expires_max) <= 0:
+            yield f"{at}.expires_max", "must be more than 0"
+        if verb.write and not 0 < duration_ns(verb.write.within) <= WITHIN_NS_MAX:
+            yield f"{at}.write.within", f"write more than 0 and at most {WITHIN_NS_MAX // 10**9}s"
+    except ConfigError as e:
+        yield at, str(e)
+    if modbus != bool(verb.write):
+        yield (
+            at,
+            "a Modbus verb, and no other, has a `write`, such as write = {to = 'register', address = 4, arg = 'speed'}",
+        )
+    if verb.write:
+        yield from _wrong_write(f"{at}.write", verb, verb.write)
+
+
+def _wrong_write(at: str, verb: Verb, write: Write) -> Iterator[tuple[str, str]]:
+    if not 0 <= write.address <= 65535 - (write.word[1:] == "32"):
+        yield f"{at}.address", "write 0 to 65535"
+    if bool(write.arg) == (write.value is not None):
+        yield at, "name either the argument (arg = 'speed') or the value (value = 1) that is written"
+    if write.scale == 0 or not math.isfinite(write.scale):
+        yield f"{at}.scale", "write a number other than 0"
+    if write.arg and (
+        write.arg not in verb.args or verb.args[write.arg].type == "text" or verb.args[write.arg].optional
+    ):
+        yield f"{at}.arg", f"{write.arg!r} is no argument of the verb that is a number and always there"
+
+
+def _rate(text: str) -> tuple[int, str]:
+    if not text:
+        return 0, ""
+    found = _RATE.fullmatch(text)
+    if found is None:
+        raise ConfigError(f"rate {text!r}: write how many in what time, such as '6/1m'")
+    return int(found[1]), found[2]
+
+
+def _is_key(text: str) -> bool:
+    try:
+        return len(binascii.unhexlify(text)) == 32
+    except ValueError:
+        return False
+
+
+def _matches(name: str, patterns: list[str]) -> bool:
+    return any(fnmatchcase(name, p) for p in patterns)

@@ -1,0 +1,175 @@
+"""Writes to Modbus TCP devices (function codes 5, 6 and 16) and reads back what it wrote (1, 3).
+
+A device is asked once before it is written to, so that one that does not answer certainly got
+nothing. The client repeats nothing by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from urllib.parse import urlsplit
+
+from pymodbus.client import AsyncModbusTcpClient
+from pymodbus.exceptions import ModbusException
+
+from connectors.backoff import Backoff
+from connectors.control.commands import Command
+from connectors.control.devices import Devices, Profile, Write
+from connectors.control.ledger import Event
+from pipelines.clock import Clock
+from pipelines.units import duration_s
+
+REQUEST_S_MAX = 1.0
+TURN_S_MAX = 2.0  # a gateway serves one request at a time
+LOOK_AGAIN_S = 0.1
+_PERHAPS_DONE = {5, 6, 11}  # 'acknowledge', 'busy', 'gateway target failed to respond': the device may do it yet
+Outcome = tuple[Event, str]
+
+
+class Modbus:
+    """The links to the Modbus devices of a document, made when they are needed."""
+
+    def __init__(self, devices: Devices, clock: Clock) -> None:
+        self._devices, self._clock = devices, clock
+        self._links: dict[str, _Link] = {}
+
+    def reachable(self, device: str) -> bool:
+        """Whether the link to a device is up; if not, it is tried now and then from now on."""
+        return self._link(self._profile(device)).up()
+
+    async def deliver(self, command: Command) -> Outcome:
+        """Carry out a command: SUCCEED, FAIL, RETURN (nothing was written) or LOSE (nobody knows), and the detail."""
+        profile = self._profile(command.device)
+        write = profile.verbs[command.verb].write
+        assert write is not None  # the document is checked
+        link = self._link(profile)
+        try:
+            async with asyncio.timeout(TURN_S_MAX):
+                await link.turn.acquire()
+        except TimeoutError:
+            return Event.RETURN, "others are served by this address"
+        try:
+            if self._clock.now_ns() >= command.expires_at_ns:
+                return Event.RETURN, "it expired before it was written"
+            return await _carry_out(link, profile.unit, write, write.raw(command.args))
+        finally:
+            link.turn.release()
+
+    async def close(self) -> None:
+        """Close all links."""
+        for link in self._links.values():
+            await link.close()
+
+    def _profile(self, device: str) -> Profile:
+        profile = self._devices.profile_of(device)
+        assert profile is not None  # the guard lets no other through
+        return profile
+
+    def _link(self, profile: Profile) -> _Link:
+        return self._links.setdefault(profile.modbus, _Link(profile.modbus, self._clock))
+
+
+class _Link:
+    def __init__(self, url: str, clock: Clock) -> None:
+        at = urlsplit(url)
+        self.turn = asyncio.Lock()
+        self._clock, self._backoff, self._next_s = clock, Backoff(), 0.0
+        self.client = AsyncModbusTcpClient(
+            str(at.hostname), port=at.port or 502, timeout=REQUEST_S_MAX, retries=0, reconnect_delay=0
+        )
+        self._connecting: asyncio.Task[None] | None = None
+
+    def up(self) -> bool:
+        if self.client.connected:
+            return True
+        if self._connecting is None and self._clock.monotonic_s() >= self._next_s:
+            self._connecting = asyncio.create_task(self._connect())
+        return False
+
+    async def _connect(self) -> None:
+        try:
+            await self.client.connect()
+        finally:
+            self._connecting = None
+        if self.client.connected:
+            self._backoff.reset()
+        else:
+            self.down()
+
+    def down(self) -> None:
+        """It does not answer: another try after a while."""
+        self.client.close()
+        self._next_s = self._clock.monotonic_s() + self._backoff.delay_s()
+
+    async def close(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.gather(self._connecting, return_exceptions=True)
+        self.client.close()
+
+
+async def _carry_out(link: _Link, unit: int, write: Write, number: int) -> Outcome:
+    try:
+        before = await _read(link.client, unit, write)
+    except (ModbusException, OSError, TimeoutError) as e:
+        link.down()
+        return Event.RETURN, f"it does not answer, and was not written to: {e}"
+    if before.isError() and write.read_back:
+        return Event.FAIL, f"{write.to} {write.address} cannot be read back (code {before.exception_code}): not written"
+    try:
+        answer = await _write(link.client, unit, write, number)
+    except (ModbusException, OSError, TimeoutError) as e:
+        link.down()
+        return Event.LOSE, f"it was written to and did not answer: {e}"
+    if answer.isError():
+        code = answer.exception_code
+        return Event.LOSE if code in _PERHAPS_DONE else Event.FAIL, f"it answered the write with code {code}"
+    return await _confirm(link, unit, write, number) if write.read_back else (Event.SUCCEED, f"{number} is written")
+
+
+async def _confirm(link: _Link, unit: int, write: Write, number: int) -> Outcome:
+    """Read until the value is there or the time is over."""
+    found, at = None, f"{write.to} {write.address}"
+    try:
+        async with asyncio.timeout(duration_s(write.within)):
+            while found != number:
+                answer = await _read(link.client, unit, write)
+                found = None if answer.isError() else _number(answer, write)
+                if found != number:
+                    await asyncio.sleep(LOOK_AGAIN_S)
+    except TimeoutError:
+        if found is not None:
+            return Event.FAIL, f"{number} was written, and {at} reads {found} after {write.within}"
+        return Event.LOSE, f"{number} was written, and {at} could not be read for {write.within}"
+    except (ModbusException, OSError) as e:
+        link.down()
+        return Event.LOSE, f"{number} was written, and {at} could not be read: {e}"
+    return Event.SUCCEED, f"{at} reads {number}"
+
+
+def _count(write: Write) -> int:
+    return 2 if write.word.endswith("32") else 1
+
+
+async def _read(client: Any, unit: int, write: Write) -> Any:
+    if write.to == "coil":
+        return await client.read_coils(write.address, count=1, device_id=unit)
+    return await client.read_holding_registers(write.address, count=_count(write), device_id=unit)
+
+
+async def _write(client: Any, unit: int, write: Write, number: int) -> Any:
+    if write.to == "coil":
+        return await client.write_coil(write.address, bool(number), device_id=unit)
+    raw = (number % 2 ** (16 * _count(write))).to_bytes(2 * _count(write), "big")
+    words = [int.from_bytes(raw[i : i + 2], "big") for i in range(0, len(raw), 2)]
+    if len(words) == 1:
+        return await client.write_register(write.address, words[0], device_id=unit)
+    return await client.write_registers(write.address, words, device_id=unit)
+
+
+def _number(answer: Any, write: Write) -> int:
+    if write.to == "coil":
+        return int(answer.bits[0])
+    raw = b"".join(word.to_bytes(2, "big") for word in answer.registers)
+    return int.from_bytes(raw, "big", signed=write.word.startswith("i"))

@@ -1,0 +1,209 @@
+"""`pipeline device …`: command devices, and see what became of it. docs/control.md is the guide."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from pathlib import Path
+from typing import Any
+
+import click
+
+from containers.cli_shared import Context, shared
+from containers.console import coloured, table
+from containers.site import Site
+from pipelines.clock import SystemClock
+from pipelines.errors import ConfigError
+from pipelines.units import duration_ns
+
+KEY_VARIABLE = "SITESTREAM_DEVICE_KEY"
+SITE = "site"  # the device of commands that are for control itself
+_brokers = click.option("--brokers", help="Kafka as this machine sees it, if not as the site file says.")
+_key = click.option(
+    "--key", type=click.Path(path_type=Path), envvar=KEY_VARIABLE, required=True,
+    help=f"Your key; its file's name is yours: anna.key. Or set {KEY_VARIABLE}.",
+)  # fmt: skip
+
+
+@click.group()
+def device() -> None:
+    """Command devices, and see what was said to them."""
+
+
+@device.command("status")
+@click.argument("devices", nargs=-1)
+@_brokers
+@shared
+@click.pass_obj
+def device_status(context: Context, devices: tuple[str, ...], brokers: str | None) -> None:
+    """Show what became of commands, of all devices or some.
+
+    \b
+    Example:
+      pipeline device status press-7 --site hall1.toml
+    """
+    from connectors.control.status import states  # its client library is not needed by other commands
+
+    site = context.site().site
+    found = [s for s in asyncio.run(states(_kafka(site, brokers), site.site)) if not devices or s.device in devices]
+    rows = [[s.id, s.device, s.verb, _state(s.state), str(s.attempts), s.detail] for s in found]
+    text = table(["COMMAND", "DEVICE", "VERB", "STATE", "SENT", "DETAIL"], rows) if rows else "no commands on record"
+    context.console.data(text, {"site": site.site, "commands": [_fields(s) for s in found]})
+
+
+@device.command()
+@click.argument("name")
+@click.argument("verb")
+@click.argument("args", nargs=-1)
+@click.option("--expires", default="30s", show_default=True, help="When it must no longer be begun.")
+@_key
+@_brokers
+@shared
+@click.pass_obj
+def send(
+    context: Context, name: str, verb: str, args: tuple[str, ...], expires: str, key: Path, brokers: str | None
+) -> None:
+    """Send the device NAME a command VERB with ARGS, each written name=value, signed with your key.
+
+    \b
+    Example:
+      pipeline device send press-7 set_speed speed=0.5 --key anna.key --site hall1.toml
+    """
+    _send(context, name, verb, dict(map(_arg, args)), expires, key, brokers)
+
+
+@device.command()
+@click.argument("command_id")
+@click.option("--expires", default="30s", show_default=True)
+@_key
+@_brokers
+@shared
+@click.pass_obj
+def approve(context: Context, command_id: str, expires: str, key: Path, brokers: str | None) -> None:
+    """Sign the dangerous command of another person, so that it is carried out. COMMAND_ID as `device status` shows it."""
+    from connectors.control.status import states
+
+    site = context.site().site
+    found = [s for s in asyncio.run(states(_kafka(site, brokers), site.site)) if s.id == command_id]
+    if not found:
+        raise ConfigError(f"no command {command_id} is on record at {site.site}: `pipeline device status` lists them")
+    _send(context, found[0].device, "approve", {"id": command_id}, expires, key, brokers)
+
+
+@device.command()
+@_key
+@_brokers
+@shared
+@click.pass_obj
+def off(context: Context, key: Path, brokers: str | None) -> None:
+    """Switch all commands of the site off: nothing more is sent, what waits expires. It lasts until `on`."""
+    _send(context, SITE, "off", {}, "30s", key, brokers)
+
+
+@device.command()
+@_key
+@_brokers
+@shared
+@click.pass_obj
+def on(context: Context, key: Path, brokers: str | None) -> None:
+    """Take back `off`. A switch laid at the site itself stays as it is."""
+    _send(context, SITE, "on", {}, "30s", key, brokers)
+
+
+@device.command()
+@click.option("--device", "name", default="", help="Of one device only.")
+@click.option("--since", default="", help="Of the last while only, such as 1h.")
+@_brokers
+@shared
+@click.pass_obj
+def audit(context: Context, name: str, since: str, brokers: str | None) -> None:
+    """Show who wanted what of devices, when, and each thing that became of it; refusals too."""
+    from connectors.control import audit as trail
+
+    site = context.site().site
+    since_ns = SystemClock().now_ns() - duration_ns(since) if since else 0
+    found = asyncio.run(trail.read(_kafka(site, brokers), site.site, name, since_ns))
+    rows = [[_time(r.at_ns), r.who, r.issuer, r.device, r.verb, r.command, _state(r.state), r.detail] for r in found]
+    heads = ["TIME", "WHO", "ISSUER", "DEVICE", "VERB", "COMMAND", "STATE", "DETAIL"]
+    text = table(heads, rows) if rows else "nothing is on record"
+    context.console.data(text, {"site": site.site, "records": [_values(r) for r in found]})
+
+
+@device.group()
+def keys() -> None:
+    """Keys with which people sign commands."""
+
+
+@keys.command("new")
+@click.argument("name")
+@click.option("--folder", type=click.Path(path_type=Path), default=Path(), help="Where to put it; default: here.")
+@shared
+@click.pass_obj
+def keys_new(context: Context, name: str, folder: Path) -> None:
+    """Make a key for NAME, and print what devices.toml needs of it. The file stays with its owner."""
+    from connectors.control.signing import create, public
+
+    path = folder / f"{name}.key"
+    key = public(create(path))
+    text = f'# {path} is the key: keep it to yourself\n[issuers.{name}]\nkey = "{key}"\ndevices = ["…"]\nverbs = ["…"]'
+    context.console.data(text, {"name": name, "file": str(path), "key": key})
+
+
+def _kafka(site: Site, brokers: str | None) -> str:
+    if site.own_broker and not brokers:
+        raise ConfigError(
+            f"the broker of site {site.site} is a container that only its services reach: what became of commands is also in "
+            "the log:  pipeline logs control"
+        )
+    return brokers or site.brokers
+
+
+def _send(
+    context: Context, name: str, verb: str, args: dict[str, Any], expires: str, key: Path, brokers: str | None
+) -> None:
+    from connectors.control.commands import Command
+    from connectors.control.send import send
+    from connectors.control.signing import load, signed
+
+    site, now = context.site().site, SystemClock().now_ns()
+    command = Command(
+        id=uuid.uuid4().hex, device=name, verb=verb, args=args, issuer=key.stem, issued_at_ns=now,
+        expires_at_ns=now + duration_ns(expires),
+    )  # fmt: skip
+    asyncio.run(send(_kafka(site, brokers), site.site, signed(command, site.site, load(key))))
+    context.console.data(f"{command.id} is sent: `pipeline device status {name}` tells what becomes of it", {
+        "site": site.site, "command": command.id,
+    })  # fmt: skip
+
+
+def _arg(text: str) -> tuple[str, str | int | float | bool]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ConfigError(f"argument {text!r}: write name=value, such as speed=0.5")
+    if value in ("true", "false"):
+        return name, value == "true"
+    for number in (int, float):
+        try:
+            return name, number(value)
+        except ValueError:
+            continue
+    return name, value
+
+
+def _state(state: str) -> str:
+    bad = ("FAILED", "REJECTED", "REFUSED")
+    return coloured(state, "green" if state == "SUCCEEDED" else "red" if state in bad else "yellow")
+
+
+def _time(at_ns: int) -> str:
+    import numpy as np
+
+    return str(np.datetime64(at_ns, "ns").astype("datetime64[s]")) + "Z"
+
+
+def _fields(value: Any) -> dict[str, object]:
+    return {name: getattr(value, name) for name in value.__slots__}
+
+
+def _values(value: Any) -> dict[str, object]:
+    return {name: getattr(value, name) for name in value.__struct_fields__}
