@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from containers.embedded import EmbeddedKafka
 from tests.bed.engine import HOST_IN_CONTAINERS, Engine
@@ -22,16 +23,27 @@ from tests.bed.prometheus import Prometheus
 from tests.bed.registry import ImageRegistry
 from tests.bed.s3 import S3
 
-_START_ENGINES = ("test_bed.py", "test_engines.py", "test_engine_faults.py")  # of their own
+_WITH_ENGINES = tuple(
+    f"tests/{part}"
+    for part in (
+        "agent/", "broker/", "bus/", "containers/", "firmware/test_containers", "fleet/", "privilege/", "repository/", "test_bed"
+    )
+)  # fmt: skip
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run side by side (`-n 2 --dist loadgroup`), those with Docker engines, which share the firewall, do not; others
-    keep to their module, whose fixtures they share.
+class SideBySide(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types for it
+    """Where tests run side by side (`-n 2`), those with Docker engines, which share the firewall, do not; others keep to their
+    module, whose fixtures they share.
     """
-    for item in items:
-        engines = "engine" in getattr(item, "fixturenames", ()) or item.path.name in _START_ENGINES
-        item.add_marker(pytest.mark.xdist_group("engines" if engines else str(item.path)))
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return "engines" if path.startswith(_WITH_ENGINES) else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> SideBySide:
+    return SideBySide(config, log)
 
 
 @pytest.fixture
