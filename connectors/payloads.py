@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from connectors import columns
 from connectors.base import TimeUnit
 from connectors.columns import Faults, Layout, shown
-from connectors.shape import Shape
+from connectors.shape import Path, Shape
 from pipelines.batch import Times
 from pipelines.errors import BadData
 
@@ -60,7 +60,7 @@ class Payloads:
         key: str | None,
         time: str | None,
         time_unit: TimeUnit,
-        paths: Mapping[str, str] | None = None,
+        paths: Mapping[str, str | Path] | None = None,
         rows: str | None = None,
         decode: Callable[[bytes], Any] = decode_json,
     ) -> None:

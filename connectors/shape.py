@@ -27,9 +27,9 @@ Path = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Shape:
-    """Paths by field, and the path of the list of readings: None if a payload is one reading."""
+    """Paths by field, as text or as their names, and the path of the list of readings: None if a payload is one reading."""
 
-    paths: Mapping[str, str]
+    paths: Mapping[str, str | Path]
     rows: str | None = None
 
     @cached_property
@@ -39,13 +39,13 @@ class Shape:
 
     @cached_property
     def _rows(self) -> Path:
-        return () if self.rows is None else _split(self.rows.removesuffix(ROWS).removeprefix(ROOT))
+        return () if self.rows is None else _split(self.rows.removesuffix(ROWS))
 
     @cached_property
     def _places(self) -> dict[str, tuple[bool, Path]]:
         """(whether it starts from each reading of a list, names) by field."""
         listed = self.rows is not None
-        return {n: (listed and not p.startswith(ROOT), _split(p.removeprefix(ROOT))) for n, p in self.paths.items()}
+        return {n: (listed and not _from_root(p), _split(p)) for n, p in self.paths.items()}
 
     def check(self) -> None:
         """`PlanError` if a path is none, or paths contradict each other."""
@@ -91,13 +91,26 @@ class Shape:
             if len(items) > READINGS_MAX:
                 raise BadData(f"{self.rows} has more than {READINGS_MAX} readings", reason="too_many")
         return [
-            {n: _step(i if in_row else payload, path, self.paths[n]) for n, (in_row, path) in self._places.items()}
+            {
+                n: _step(i if in_row else payload, path, _text(self.paths[n]))
+                for n, (in_row, path) in self._places.items()
+            }
             for i in items
         ]
 
 
-def _split(path: str) -> Path:
-    names = tuple(path.split("."))
+def _text(path: str | Path) -> str:
+    return path if isinstance(path, str) else ".".join(path)
+
+
+def _from_root(path: str | Path) -> bool:
+    return isinstance(path, str) and path.startswith(ROOT)
+
+
+def _split(path: str | Path) -> Path:
+    if not isinstance(path, str):
+        return path
+    names = tuple(path.removeprefix(ROOT).split("."))
     if not all(names) or len(names) > DEPTH_MAX or "[" in path:
         raise PlanError(
             f"path {path!r}: write names with points between them, such as 'data.vib.rms', at most {DEPTH_MAX}; "

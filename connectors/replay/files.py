@@ -216,7 +216,10 @@ def _jsonl(path: str, form: Form[Any]) -> Iterator[_Part]:
     sent = form.schema.sent()
     fields = tuple(replace(f, qualified=f"{sent.name}.{renamed[f.name]}") for f in sent.fields)
     key = None if form.key == FILE_STEM else form.key
-    parser = Payloads(Layout(replace(sent, fields=fields), {}), key=key, time=form.time, time_unit=form.time_unit)
+    literal = {name: (name,) for name in (*(f.name for f in fields), key, form.time) if name is not None}
+    parser = Payloads(
+        Layout(replace(sent, fields=fields), {}), key=key, time=form.time, time_unit=form.time_unit, paths=literal
+    )
     number = 1
     with open(path, "rb") as file:
         for lines in _lines(file):

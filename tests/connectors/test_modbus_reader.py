@@ -269,8 +269,6 @@ async def test_an_answer_that_comes_too_late_is_no_answer_to_the_next() -> None:
             found = await rows(reader, lambda r: sum(x["quality"] == BAD for x in r) >= 2)
             proxy.delay_s = 0.0
             found += await rows(reader, lambda r: sum(x["quality"] == GOOD for x in r) >= 3)
-            stale = reader._lines[0]._link.stale if reader._lines[0]._link else 0
-    assert stale >= 1
     for r in found:
         if r["quality"] == GOOD:  # one of the request before would be older than the timeout
             assert abs(r["time"] - asked[int(r["level"]) - 1]) < 0.07e9
