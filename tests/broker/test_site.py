@@ -205,11 +205,14 @@ def test_a_new_one_takes_over_its_data_or_the_old_one_comes_back(site: OwnSite) 
         code, err = site.deploy()
         assert code == 0, err
     after = site.ids()
-    assert {s for s in SERVICES if after[s] != before[s]} == {"broker"}
+    assert {s for s in SERVICES if after[s][0] != before[s][0]} == {
+        "broker"
+    }  # others may end and start again meanwhile
     assert [s["state"] for s in site.status()["services"]] == ["running"] * 4
     site.all_arrive()
     site.publish(10)
-    assert site.run("rollback")[0] == 0
+    code, _, err = site.run("rollback")
+    assert code == 0, err
     assert site.ids()["broker"][0] == before["broker"][0]
     site.all_arrive()
     site.write(memory="512MiB")
