@@ -196,7 +196,7 @@ def test_fetching_without_a_network_says_what_to_do_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(Unavailable, match=r"Check that this machine reaches .* --brokers host:port"):
+    with pytest.raises(Unavailable, match=r"Check that this machine reaches it, or name a running broker"):
         kafka_jars(tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -56,7 +56,8 @@ def spare(site: LeastSite) -> None:
     """A topic of the site that no service uses, and one of another site, each with a record."""
 
     async def make() -> None:
-        await kafka.ensure(site.kafka.bootstrap, [Topic(SPARE, 1), Topic(TOPICS["another site's"], 1)])
+        names = (SPARE, TOPICS["another site's"], *(here(TOPICS[kind]) for kind in ("hints", "updates")))
+        await kafka.ensure(site.kafka.bootstrap, [Topic(name, 1) for name in names])
         producer = await kafka.producer(site.kafka.bootstrap)
         for topic in (SPARE, TOPICS["another site's"]):
             await producer.send_and_wait(topic, b"seen", partition=0)
