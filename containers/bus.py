@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 from connectors import firmware
 from connectors.control.bridge import topics_of
@@ -24,6 +25,7 @@ from pipelines.settings import Settings
 from pipelines.topics import Topic, unique
 from pipelines.units import size_bytes
 
+T = TypeVar("T")
 BROKER_HOSTS = (OWN_BROKER.partition(":")[0], "localhost")  # for the services, and for the broker itself
 Files = Mapping[str, tuple[File, ...]]  # by service; none if its certificate is due to be issued
 
@@ -101,18 +103,23 @@ def grant(site: SiteFile, plan: Plan, services: Iterable[str], clock: Clock, *, 
     """
     if site.site.security != "mtls":
         return Answer(0, 0)
-    (files,) = identity_files(site, [ADMIN], clock, renew=True).values()
+    asked = request(site, plan, services, revoke=revoke)
+    return as_admin(site, clock, lambda brokers: carry_out(brokers, asked))
+
+
+def as_admin(site: SiteFile, clock: Clock, work: Callable[[str], Coroutine[Any, Any, T]]) -> T:
+    """Do `work` at a site's Kafka, whose address it is given, as the site's admin and from this machine."""
+    s = site.site
+    brokers = s.kafka.admin or s.brokers
+    files = identity_files(site, [ADMIN], clock, renew=True).get(ADMIN, ())
     with tempfile.TemporaryDirectory() as folder:  # 0700
         for file in files:
             assert isinstance(file.content, bytes)
             (Path(folder) / Path(file.path).name).write_bytes(file.content)
-        asked = request(site, plan, services, revoke=revoke)
-        return contextvars.copy_context().run(_as_admin, site, asked, folder)
+        me = Settings(site=s.site, brokers=brokers, pipeline="", secrets_dir=folder, kafka_security=s.security)
 
+        def there() -> T:
+            identity.become(bearer(s.site, ADMIN), me)
+            return asyncio.run(work(brokers))
 
-def _as_admin(site: SiteFile, asked: Request, folder: str) -> Answer:
-    s = site.site
-    brokers = s.kafka.admin or s.brokers
-    me = Settings(site=s.site, brokers=brokers, pipeline="", secrets_dir=folder, kafka_security="mtls")
-    identity.become(bearer(s.site, ADMIN), me)
-    return asyncio.run(carry_out(brokers, asked))
+        return contextvars.copy_context().run(there)

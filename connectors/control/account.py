@@ -14,25 +14,20 @@ from pipelines.runtime import account
 
 
 class Account(account.Account):
-    """The right to write the ledger of a site, and its audit; see `pipelines.runtime.account`."""
-
-    _site = ""
+    """The right to write the ledger of a site; see `pipelines.runtime.account`."""
 
     @classmethod
     async def of(cls, brokers: str, site: str) -> Self:
         """As `open`."""
-        made = await cls.open(brokers, topics.acks(site), f"{site}.control", f"control service of site {site}")
-        made._site = site
-        return made
+        return await cls.open(brokers, topics.acks(site), f"{site}.control", f"control service of site {site}")
 
     async def keep(
-        self, entries: Sequence[Entry], old: Sequence[Entry] = (), audit: Sequence[msgspec.Struct] = ()
+        self, entries: Sequence[Entry], old: Sequence[Entry] = (), beside: Sequence[tuple[str, bytes]] = ()
     ) -> None:
-        """Put entries on record and take `old` ones off, with what is audited, all or none; as `write`."""
+        """Put entries on record and take `old` ones off, with what is audited `beside` them, all or none; as `write`."""
         records = [(e.partition, e.command.id.encode(), msgspec.json.encode(e)) for e in entries]
         forgotten = [(e.partition, e.command.id.encode(), None) for e in old]
-        audited = [(topics.audit(self._site), msgspec.json.encode(r)) for r in audit]
-        await self.write([*records, *forgotten], beside=audited)
+        await self.write([*records, *forgotten], beside)
 
 
 async def read(brokers: str, site: str) -> list[Entry]:

@@ -27,21 +27,25 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
 
 
-def of(entry: Entry) -> Record:
+Line = tuple[str, bytes]  # topic and value
+
+
+def of(site: str, entry: Entry) -> Line:
     """What an entry's newest change is recorded as."""
-    return _record(entry.command, entry.updated_at_ns, entry.by or "control", entry.state.value, entry.detail)
+    return _line(site, entry.command, entry.updated_at_ns, entry.by or "control", entry.state.value, entry.detail)
 
 
-def refused(command: Command, now_ns: int, why: str) -> Record:
+def refused(site: str, command: Command, now_ns: int, why: str) -> Line:
     """What is recorded of a command that is not from whom it says."""
-    return _record(command, now_ns, "control", REFUSED, why)
+    return _line(site, command, now_ns, "control", REFUSED, why)
 
 
-def _record(c: Command, at_ns: int, who: str, state: str, detail: str) -> Record:
-    return Record(
+def _line(site: str, c: Command, at_ns: int, who: str, state: str, detail: str) -> Line:
+    record = Record(
         at_ns=at_ns, who=who, issuer=c.issuer, device=c.device, verb=c.verb, args=c.args, command=c.id, state=state,
         detail=detail,
     )  # fmt: skip
+    return topics.audit(site), msgspec.json.encode(record)
 
 
 async def read(brokers: str, site: str, device: str = "", since_ns: int = 0) -> list[Record]:

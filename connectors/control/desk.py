@@ -68,7 +68,7 @@ class Desk:
         if why := self._guard.forged(command):
             log.warning("%s %s %s: %s: %s", command.device, command.verb, command.id, audit.REFUSED, why)
             metrics.errors.labels(self._site, "control", "forged").inc()
-            await self._on_record(self._account.keep([], audit=[audit.refused(command, now_ns, why)]))
+            await self._on_record(self._account.keep([], beside=[audit.refused(self._site, command, now_ns, why)]))
             return
         if command.id in self._ledger.entries:
             log.info("command %s is known already: dropped", command.id)
@@ -194,7 +194,7 @@ class Desk:
         """Put entries on record, then note them."""
         if not entries:
             return
-        await self._on_record(self._account.keep(entries, audit=[audit.of(e) for e in entries]))
+        await self._on_record(self._account.keep(entries, beside=[audit.of(self._site, e) for e in entries]))
         for entry in entries:
             self._ledger.record(entry)
             self._guard.saw(entry.updated_at_ns)

@@ -85,7 +85,8 @@ async def main(settings: Settings, health: Health, stop: asyncio.Event) -> None:
         guard = Guard(settings.site, devices, patterns, key, newest_ns)
         filters = sorted({t.ack_filter for t in patterns})
         link = Link(broker, f"{settings.site}-control", filters, health) if broker else None
-        health.set(mqtt=True) if link is None else None
+        if link is None:
+            health.set(mqtt=True)  # there is nothing to be connected to
         modbus = Modbus(devices, clock) if devices else None
         if modbus:
             ending.push_async_callback(modbus.close)

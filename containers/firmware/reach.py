@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import json
-import tempfile
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from connectors.firmware.life import Entry
 from connectors.firmware.status import SiteStatus, read
 from containers import bus
-from containers.acls import ADMIN, bearer
 from containers.fleet.parallel import each
 from containers.site import SiteFile
 from pipelines import topics
 from pipelines.clock import SystemClock
 from pipelines.errors import SitestreamError, Unavailable
-from pipelines.runtime import identity, kafka
-from pipelines.settings import Settings
+from pipelines.runtime import kafka
 
 T = TypeVar("T")
 Found = Mapping[str, tuple[SiteStatus | None, list[Entry]]]
@@ -67,22 +61,9 @@ def _each(
 
 def _at(site: SiteFile, work: Callable[[str], Coroutine[Any, Any, T]]) -> T:
     """Work at a site's Kafka as its admin."""
-    s = site.site
-    if s.own_broker:
+    if site.site.own_broker:
         raise Unavailable(
             f"{site.path}: nobody outside reaches the site's own broker (kafka.broker = 'container'), so it is not known how its "
             "devices are, and none of them is given an update: use brokers of your own for sites with firmware campaigns"
         )
-    brokers = s.kafka.admin or s.brokers
-    files = bus.identity_files(site, [ADMIN], SystemClock(), renew=True).get(ADMIN, ())
-    with tempfile.TemporaryDirectory() as folder:  # 0700
-        for file in files:
-            assert isinstance(file.content, bytes)
-            (Path(folder) / Path(file.path).name).write_bytes(file.content)
-        me = Settings(site=s.site, brokers=brokers, pipeline="", secrets_dir=folder, kafka_security=s.security)
-
-        def there() -> T:
-            identity.become(bearer(s.site, ADMIN), me)
-            return asyncio.run(work(brokers))
-
-        return contextvars.copy_context().run(there)
+    return bus.as_admin(site, SystemClock(), work)
