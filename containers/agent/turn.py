@@ -53,11 +53,17 @@ class Agent:
     _memory: Memory | None = None
     _trouble: list[str] = field(default_factory=list)
     _told: tuple[Status, float] | None = None  # the last report, and when
+    _taken: bool = False  # something new was believed and not reported yet
 
     def turn(self) -> bool:
         """Ask, act, report; whether all of it went well. Call `start` once before."""
         before, self._trouble = self._trouble, []
         asked = self._tried(self.ask, before)
+        if (
+            self._taken
+        ):  # who follows a rollout learns at once that it has begun here; the next report may be long in coming
+            self._taken = False
+            self._tried(self.tell, before)
         held = self._tried(self.hold, before)
         told = self._tried(self.tell, before)
         self.alive()
@@ -95,6 +101,7 @@ class Agent:
         self._remember(decide.believed(known, new.version, new.expires_s, new.manifest))
         self.disk.forget({known.good, new.version})
         if new.version != known.newest:
+            self._taken = True
             self.report(f"release {new.version} was published")
 
     def hold(self) -> None:
@@ -170,7 +177,7 @@ class Agent:
         what = actual.records[-1].what if actual.records else ""
         return Status(
             self.site, self.clock.now_ns() / 1e9, self.version, known.good, known.newest, what,
-            "; ".join(self._trouble), status.shown(actual),
+            "; ".join(self._trouble), status.shown(actual), known.failed,
         )  # fmt: skip
 
     def _remember(self, memory: Memory) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from containers import rollout
-from containers.agent.status import Reported
+from containers.agent.status import Reported, about
 from containers.console import Colour, coloured, table
 from containers.rollout import Actual, Container
 from containers.site import SiteFile
@@ -78,17 +78,10 @@ def _told(reading: Reported) -> tuple[str, str] | None:
     status = reading.status
     assert status is not None
     if reading.silent:
-        return "silent", f"its agent reported last {_age(reading.age_s)} ago"
+        return "silent", f"its agent reported last {about(reading.age_s)} ago"
     if status.trouble:
         return "held back" if status.newest != status.running else "trouble", status.trouble
     return ("updating", f"release {status.newest}") if status.newest != status.running else None
-
-
-def _age(seconds: float) -> str:
-    for unit, scale in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * scale:
-            return f"{seconds // scale:.0f} {unit}"
-    return f"{seconds:.0f} seconds"
 
 
 def _pulled_lines(reading: Reported) -> list[str]:
@@ -96,7 +89,7 @@ def _pulled_lines(reading: Reported) -> list[str]:
     s = reading.status
     assert s is not None
     lines = [
-        f"release {s.running or 'none'}, newest {s.newest or 'none'}, reported {_age(reading.age_s)} ago by its agent"
+        f"release {s.running or 'none'}, newest {s.newest or 'none'}, reported {about(reading.age_s)} ago by its agent"
     ]
     return [*lines, *([s.trouble] if s.trouble else [])]
 

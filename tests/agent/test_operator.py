@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
 from containers import modules
 from containers.agent import config, enrol, identity, profile, status
+from containers.agent.document import Document, Rules, encode
 from containers.agent.profile import ALIVE_FILE
-from containers.agent.publish import Publisher
+from containers.agent.publish import Publisher, Standing
 from containers.cli import main
 from containers.cli_shared import Context, pushed
 from containers.fleet import show
@@ -91,6 +93,29 @@ def test_versions_go_on_from_what_we_signed_and_from_nothing_else(tmp_path: Path
     assert publisher._newest(path) == now_s + 500
     lies(2**60, THIEVES[:1])
     assert publisher._newest(path) == 0
+
+
+def test_what_is_published_is_what_we_signed_whole_and_can_read(tmp_path: Path) -> None:
+    repo, path = Folder(tmp_path / "r"), "site/hall1"
+    publisher = Publisher(repo, RELEASE_KEYS[:1], [make_root()], _no_store(), ManualClock(at(START)), 90)
+    made = Document("hall1", "tiny 1", "me", "2026-06-02", Rules(1.0, 0.0, 0.1), {}, ())
+    good = encode(made)
+
+    def lies(content: bytes, stated: bytes, by: Any = RELEASE_KEYS[:1]) -> None:
+        artifact.put_document(repo, path, artifact.DESIRED, content, "x", sign(stated, path, 7, START, by))
+
+    assert publisher.standing("hall1") is None
+    lies(good, good)
+    assert publisher.standing("hall1") == Standing(7, made)
+    other = encode(msgspec.structs.replace(made, rights="more"))
+    newer = encode(msgspec.structs.replace(made, format=2))
+    for content, stated, by in (
+        (other, good, RELEASE_KEYS[:1]),
+        (good, good, THIEVES[:1]),
+        (newer, newer, RELEASE_KEYS[:1]),
+    ):
+        lies(content, stated, by)
+        assert publisher.standing("hall1") is None
 
 
 def test_pushing_leaves_sites_out_that_pull(tmp_path: Path) -> None:
