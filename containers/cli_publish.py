@@ -143,9 +143,12 @@ def publish(
             if where(site) not in publishers:
                 publishers[where(site)] = opened.enter_context(press.at(site))
             made.append(publishers[where(site)].publish(site, plans[site.pipeline], press.base(site)))
-    rows = [[p.site, str(p.version), p.what, ", ".join(p.services)] for p in made]
-    value = [{"site": p.site, "release": p.version, "pipeline": p.what, "services": p.services} for p in made]
-    context.console.data(table(["SITE", "RELEASE", "PIPELINE", "SERVICES"], rows), {"published": value})
+    rows = [[p.site, str(p.version), p.what, p.agent, ", ".join(p.services)] for p in made]
+    value = [
+        {"site": p.site, "release": p.version, "pipeline": p.what, "agent": p.agent, "services": p.services}
+        for p in made
+    ]
+    context.console.data(table(["SITE", "RELEASE", "PIPELINE", "AGENT", "SERVICES"], rows), {"published": value})
     return 0
 
 

@@ -38,6 +38,9 @@ class Published:
     what: str
     services: tuple[str, ...]
     bytes: int  # of the document
+    agent: str = (
+        ""  # what happens to the site's agent: 'is exchanged', 'stays', or 'unknown' if it has not told what it is
+    )
 
 
 @dataclass(frozen=True)
@@ -76,20 +79,21 @@ class Publisher:
         rights = bus.rights_of(site, plan, [p.service for p in services_at(site, plan)])
         self.settle(site, also=rights)
         grants = self._granted(site, plan)
-        whole = [release.whole(image, base) for d in wanted for image in d.images]
+        agent = agent_images(base, self.store) if site.site.agent.exchange else ()
+        whole = [release.whole(image, base) for image in (*agent, *(image for d in wanted for image in d.images))]
         for image in whole:
             self._push(image)
         at = datetime.fromtimestamp(self.clock.now_ns() // 10**9, UTC)
         what = f"{plan.pipeline} {plan.fingerprint}"
         made = document.of(
             name, what, operator_name(), at.isoformat(), rules_of(site), wanted, whole, sealing_key(key), grants, rollout=rollout,
-            rights=rights,
+            rights=rights, agent=[image.tag for image in agent],
         )  # fmt: skip
         content = document.encode(made)
         version = self._put(name, content, at)
         if rights:
             self._granted(site, plan)  # another operator's `settle` may have been under way, and not have known of this
-        return Published(name, version, what, tuple(services), len(content))
+        return Published(name, version, what, tuple(services), len(content), self._exchanged(site, made.agent))
 
     def standing(self, site: str) -> Standing | None:
         """What is published for a site; None if nothing is that our keys signed and this version can read."""
@@ -125,6 +129,15 @@ class Publisher:
             return said_by(self.repo, site).running == version
         except (Unavailable, Untrusted):
             return False
+
+    def _exchanged(self, site: SiteFile, tags: Sequence[str]) -> str:
+        if not tags:
+            return "stays"
+        try:
+            has = said_by(self.repo, site).agent_image
+        except (Unavailable, Untrusted):
+            return "unknown"
+        return "unknown" if not has else "stays" if has == tags[-1] else "is exchanged"
 
     def _granted(self, site: SiteFile, plan: Plan) -> tuple[str, ...]:
         """Topics and rights: of the site's own broker the agent makes them, with these words; of others we do, now."""

@@ -28,6 +28,7 @@ class Status(msgspec.Struct, frozen=True):
     trouble: str  # what is not well, and what to do; empty: nothing
     actual: Actual
     failed: int = 0  # that was given up; 0: none since `running`
+    agent_image: str = ""  # its tag
 
     @property
     def news(self) -> Status:

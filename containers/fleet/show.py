@@ -88,8 +88,9 @@ def _pulled_lines(reading: Reported) -> list[str]:
     """What the agent says of itself."""
     s = reading.status
     assert s is not None
+    own = f" {s.agent} ({s.agent_image})" if s.agent_image else f" {s.agent}"
     lines = [
-        f"release {s.running or 'none'}, newest {s.newest or 'none'}, reported {about(reading.age_s)} ago by its agent"
+        f"release {s.running or 'none'}, newest {s.newest or 'none'}, reported {about(reading.age_s)} ago by its agent{own}"
     ]
     return [*lines, *([s.trouble] if s.trouble else [])]
 
@@ -99,7 +100,7 @@ def _pulled_value(reading: Reported) -> dict[str, object]:
     assert s is not None
     return {
         "release": s.running, "newest_release": s.newest, "trouble": s.trouble, "reported_s_ago": round(reading.age_s),
-        "agent": s.agent, "silent": reading.silent,
+        "agent": s.agent, "agent_image": s.agent_image, "silent": reading.silent,
     }  # fmt: skip
 
 

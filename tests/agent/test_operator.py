@@ -19,7 +19,7 @@ from containers.agent.publish import Publisher, Standing
 from containers.cli import main
 from containers.cli_shared import Context, pushed
 from containers.fleet import show
-from containers.profiles import CONFIG_DIR, Limits
+from containers.profiles import CONFIG_DIR
 from containers.repository import artifact
 from containers.repository.auth import Credentials
 from containers.repository.layout import Folder
@@ -162,7 +162,8 @@ def test_how_a_site_that_pulls_is_shown(seen: status.Reported, state: str, tmp_p
 
 
 def test_the_agents_container_has_the_frame_of_every_service_and_the_socket() -> None:
-    made = profile.container("hall1", "net", ("p:1", "agent:2"), "volume", "/var/run/docker.sock", 108, Limits(1, 1.0))
+    frame = config.Frame(network="net", volume="volume", socket="/var/run/docker.sock", group=108, memory_bytes=2**28)
+    made = profile.container("hall1", ("p:1", "agent:2"), frame, "t0ken")
     host = made.config["HostConfig"]
     assert made.config["Image"] == "agent:2"
     assert host["GroupAdd"] == ["108"]
@@ -171,7 +172,13 @@ def test_the_agents_container_has_the_frame_of_every_service_and_the_socket() ->
         {"Type": "volume", "Source": "sitestream-hall1-agent-data", "Target": "/data", "ReadOnly": False},
         {"Type": "bind", "Source": "/var/run/docker.sock", "Target": "/run/docker.sock", "ReadOnly": True},
     ]
-    assert made.config["Labels"] == {"sitestream.agent": "hall1", "sitestream.images": '["agent:2", "p:1"]'}
+    assert made.config["Labels"] == {
+        "sitestream.agent": "hall1", "sitestream.agent-token": "t0ken", "sitestream.images": '["agent:2", "p:1"]',
+    }  # fmt: skip
+    assert "SITESTREAM_AGENT=t0ken" in made.config["Env"]
+    assert (host["NetworkMode"], host["Memory"]) == ("net", 2**28)
+    second = profile.container("hall1", ("p:1", "agent:3"), frame, "other", profile.NEXT)
+    assert (made.name, second.name) == ("sitestream-hall1-agent", "sitestream-hall1-agent-next")
     assert str(ALIVE_FILE) in made.config["Healthcheck"]["Test"][-1]
     compile(made.config["Healthcheck"]["Test"][-1], "probe", "exec")
 

@@ -250,11 +250,16 @@ class World:
         """The services of a release."""
         return tuple(self._service(s, number) for s in self.services)
 
-    def _service(self, service: str, number: int) -> Desired:
-        tag, path = self.tag(service, number), self.folder / f"layer-{service}-{number}.gz"
+    def image(self, name: str, number: int) -> Image:
+        """An image of a release, which is in the repository when this returns."""
+        tag, path = self.tag(name, number), self.folder / f"layer-{name}-{number}.gz"
         made = blob(path, gzip.compress(f"{tag}".encode(), mtime=0))
         image = Image(tag, json.dumps({"tag": tag}), (Layer(f"sha256:{number:064d}", made.digest, made.size),))
-        artifact.put_image(self.repo, artifact.IMAGES, image.config.encode(), [made], tag.rpartition(":")[2] + service)
+        artifact.put_image(self.repo, artifact.IMAGES, image.config.encode(), [made], tag.rpartition(":")[2] + name)
+        return image
+
+    def _service(self, service: str, number: int) -> Desired:
+        tag, image = self.tag(service, number), self.image(service, number)
         settings = Settings(site=self.site, brokers="kafka:9092", pipeline="tiny.py")
         secret = File("secrets/key", f"secret of {number}".encode(), 0o400, 65532)
         return Desired(
@@ -264,14 +269,24 @@ class World:
         )  # fmt: skip
 
     def publish(
-        self, number: int, *, days: float = 30, by: Any = None, version: int = 0, site: str = "", **more: Any
+        self,
+        number: int,
+        *,
+        days: float = 30,
+        by: Any = None,
+        version: int = 0,
+        site: str = "",
+        agent: int = 0,
+        **more: Any,
     ) -> None:
         """Release `number`, signed as version `number` unless told otherwise."""
         rules = Rules(health_timeout_s=5.0, soak_s=3.0, errors_max=0.1)
         wanted, public = self.wanted(number), sealing_key(self.identity.public)
+        images = [*images_of(wanted), *([self.image("agent", agent)] if agent else [])]
+        named = [self.tag("agent", agent)] if agent else []
         made = document.of(
-            site or self.site, f"tiny {number}", "me@here", "2026-06-02T00:00:00+00:00", rules, wanted, images_of(wanted), public,
-            self.grants, **more,
+            site or self.site, f"tiny {number}", "me@here", "2026-06-02T00:00:00+00:00", rules, wanted, images, public,
+            self.grants, agent=named, **more,
         )  # fmt: skip
         self.put(document.encode(made), version or number, days=days, by=by)
 
