@@ -34,7 +34,7 @@ async def with_less(fleet: Fleet, folder: Path, service: str, right: str, mqtt: 
     if right == "describe":  # reading or writing implies it
         less = []
     while any(await kafka.set_acls(fleet.kafka.bootstrap, less, [me], revoke=True)):
-        await asyncio.sleep(0.2)  # the broker takes a moment to know of it
+        pass  # the broker takes a moment to know of it
     (folder / "tiny.py").write_text(pipeline_text(mqtt=mqtt))
     for name in ("store", "data"):
         (folder / name).mkdir()
