@@ -19,6 +19,7 @@ from containers.agent.publish import Publisher, Standing
 from containers.cli import main
 from containers.cli_shared import Context, pushed
 from containers.fleet import show
+from containers.oci import Image
 from containers.profiles import CONFIG_DIR
 from containers.repository import artifact
 from containers.repository.auth import Credentials
@@ -116,6 +117,35 @@ def test_what_is_published_is_what_we_signed_whole_and_can_read(tmp_path: Path) 
     ):
         lies(content, stated, by)
         assert publisher.standing("hall1") is None
+
+
+def test_a_release_names_the_agent_that_is_to_run_unless_the_site_does_not_want_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    me, images = identity.generate(), (Image("sitestream/p:1", "{}", ()), Image("sitestream/agent:2", "{}", ()))
+    monkeypatch.setattr("containers.agent.publish.broker.everything", lambda *_, **__: [])
+    monkeypatch.setattr("containers.agent.publish.agent_images", lambda *_: images)
+    monkeypatch.setattr("containers.agent.publish.release.whole", lambda image, _: image)
+    monkeypatch.setattr(Publisher, "_push", lambda *_: None)
+    publisher = Publisher(
+        Folder(tmp_path / "r"), RELEASE_KEYS[:1], [make_root()], _no_store(), ManualClock(at(START)), 90
+    )
+
+    def published(more: str = "") -> tuple[str, tuple[str, ...]]:
+        (folder := tmp_path / f"files{more[:4]}").mkdir(exist_ok=True)
+        site, plan = site_of(folder, f'{SITE}{AGENT}key = "{me.public}"\n{more}')
+        said, found = publisher.publish(site, plan, BASE), publisher.standing("hall1")
+        assert found
+        assert {*found.document.agent} == {*found.document.images}
+        return said.agent, found.document.agent
+
+    tags = ("sitestream/p:1", "sitestream/agent:2")
+    assert published() == ("unknown", tags)
+    for has, word in (("", "unknown"), ("sitestream/agent:1", "is exchanged"), ("sitestream/agent:2", "stays")):
+        content = status.encode(status.Status("hall1", 0.0, "0", 1, 1, "", "", Actual(), agent_image=has), me)
+        artifact.put_document(publisher.repo, status.path("hall1"), status.TAG, content, status.MEDIA_TYPE)
+        assert published() == (word, tags)
+    assert published("exchange = false\n") == ("stays", ())
 
 
 def test_pushing_leaves_sites_out_that_pull(tmp_path: Path) -> None:

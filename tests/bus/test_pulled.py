@@ -51,7 +51,7 @@ class Operator:
 
     def files(self, more: str) -> tuple[SiteFile, Plan]:
         """The site's files, with a pipeline that has more than the usual."""
-        agent = f'[agent]\nrepository = "registry.example/press"\nkey = "{self.me.public}"\n'
+        agent = f'[agent]\nrepository = "registry.example/press"\nkey = "{self.me.public}"\nexchange = false\n'
         folder = self.folder / f"files-{self.version}-{hash(more) % 1000}"
         folder.mkdir(exist_ok=True)
         return site_of(folder, site_toml(self.fleet, "hall1") + agent, more=more)
