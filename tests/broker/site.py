@@ -113,6 +113,10 @@ class OwnSite(Plant):
         """How many readings the windows hold, and those that came too late for theirs."""
         return sum(self.column("second", "readings")) + len(self.column("late", "n"))
 
+    def all_healthy(self) -> bool:
+        """Whether the engine finds every service well."""
+        return [s["health"] for s in self.status()["services"]] == ["healthy"] * len(SERVICES)
+
     def kill9(self) -> None:
         """Kill the broker's container as the kernel would, all processes at once."""
         os.kill(int(self.container("broker").attrs["State"]["Pid"]), 9)
