@@ -28,7 +28,7 @@ __all__ = ["PollSource", "PushSource", "poll", "push"]
 S = TypeVar("S", bound=Schema)
 LISTEN = "0.0.0.0:9470"
 URLS_MAX = 1_000
-_LISTEN = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3}|\[[0-9a-fA-F:]+\]|localhost):(\d{1,5})")
+_LISTEN = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3}|\[[0-9a-fA-F:]+\]):(\d{1,5})")
 _HEADER = re.compile(r"[A-Za-z0-9-]{1,100}")
 _PARAMETER = re.compile(r"[A-Za-z0-9._~-]{1,100}")
 
