@@ -223,17 +223,7 @@ def _desired(
     facts = _facts(site, plan, service)
     contents = contents_of(site, plan, base, profile)
     settings = _settings(site, profile)
-    secrets = tuple(
-        File(
-            f"{SECRETS_FOLDER}/{name}",
-            read_secret(site, service, name, ref) if with_secrets else b"",
-            mode=0o400,
-            uid=profile.uid,
-        )
-        for name, ref in sorted(own.secrets.items())
-    )
-    if profile is FIRMWARE:
-        secrets += (File(f"{SECRETS_FOLDER}/{ROOT_FILE}", _root(site), mode=0o400, uid=UID),)
+    secrets = _secret_files(site, profile, with_secrets)
     port = _port(site, plan) if service == "collect" else None
     networks = tuple(network(site, n) for n in (*profile.networks, *([INGRESS] if port else [])))
     mounts = tuple(_mounts(site, profile, plan))
@@ -282,6 +272,22 @@ def _desired(
         devices,
         port,
     )
+
+
+def _secret_files(site: SiteFile, profile: Profile, with_secrets: bool) -> tuple[File, ...]:
+    own: dict[str, str] = getattr(site.site.services, profile.service).secrets
+    secrets = tuple(
+        File(
+            f"{SECRETS_FOLDER}/{name}",
+            read_secret(site, profile.service, name, ref) if with_secrets else b"",
+            mode=0o400,
+            uid=profile.uid,
+        )
+        for name, ref in sorted(own.items())
+    )
+    if profile is FIRMWARE:
+        secrets += (File(f"{SECRETS_FOLDER}/{ROOT_FILE}", _root(site), mode=0o400, uid=UID),)
+    return secrets
 
 
 def certificate_of(certified: tuple[File, ...]) -> str:

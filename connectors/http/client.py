@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,7 +44,8 @@ class Client:
         if source.token is not None:
             headers["Authorization"] = f"Bearer {source.token.read(where)}"
         if source.username is not None and source.password is not None:
-            headers["Authorization"] = aiohttp.BasicAuth(source.username, source.password.read(where), "utf-8").encode()
+            account = f"{source.username}:{source.password.read(where)}".encode()
+            headers["Authorization"] = f"Basic {base64.b64encode(account).decode()}"
         if bad := next((n for n, v in headers.items() if not v.isprintable()), None):
             raise ConfigError(f"http poll: the secret for the header {bad} has characters that no header can have")
         self._session = aiohttp.ClientSession(

@@ -73,6 +73,7 @@ class Door:
                 return
             self._server = self._http = None
             server.close()
+            http.pre_shutdown()
             await http.shutdown(CLOSE_S_MAX)
             _doors.pop(self._address, None)
 

@@ -33,8 +33,8 @@ def context(folder: Path, clock: Clock | None = None) -> Context:
 def push_source(folder: Path, path: str = "/r/{device}", **options: Any) -> PushSource[Any]:
     """With two tokens."""
     (folder / "tokens").write_text(f"# devices\n{TOKEN}\n\n{OTHER}\n")
-    options = {"listen": f"127.0.0.1:{free_port()}", "tokens": secret("tokens")} | options
-    return push(options.pop("schema", Vibration), path=path, **options)
+    given: dict[str, Any] = {"listen": f"127.0.0.1:{free_port()}", "tokens": secret("tokens")} | options
+    return push(Vibration, path=path, **given)
 
 
 class Gateway:
