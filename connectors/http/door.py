@@ -16,7 +16,7 @@ from pipelines.errors import ConfigError, NotConnected
 CONNECTIONS_MAX = 1_000  # at once; more are told to come later
 IDLE_S_MAX = 30.0  # without a whole head of a request, from the connection's begin or its last answer
 HANDSHAKE_S_MAX = 10.0  # of TLS
-HEAD_LINE_BYTES_MAX = 2_048  # of strangers, too: with the limits around it, what they can make us hold is bounded
+HEAD_LINE_BYTES_MAX = 1_024  # of strangers, too: a thousand of them can make us hold 70 MB, of 256 that collect has
 HEADERS_MAX = 32
 READ_BYTES_MAX = 16_384  # of a body that nobody has asked for yet
 CLOSE_S_MAX = 1.0
