@@ -5,39 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
 from pathlib import Path
 
 from aiohttp import web
 
+from connectors.http.gate import Gate
 from connectors.http.route import Route
 from pipelines.errors import ConfigError, NotConnected
 
-CONNECTIONS_MAX = 1_000  # at once; more are told to come later
 IDLE_S_MAX = 30.0  # without a whole head of a request, from the connection's begin or its last answer
-HANDSHAKE_S_MAX = 10.0  # of TLS
 HEAD_LINE_BYTES_MAX = 1_024  # of strangers, too: a thousand of them can make us hold 70 MB, of 256 that collect has
 HEADERS_MAX = 32
 READ_BYTES_MAX = 16_384  # of a body that nobody has asked for yet
 CLOSE_S_MAX = 1.0
 LINGER_S_MAX = 2.0  # for the rest of a body that nobody wants
-BACKLOG = 128
-FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 Tls = tuple[Path, Path] | None  # certificate and key
 log = logging.getLogger("collect")
 _quiet = logging.getLogger("collect.http")  # what strangers send is not for our log
 _quiet.setLevel(logging.CRITICAL)
 _doors: dict[tuple[str, int], Door] = {}
-
-
-class _Full(asyncio.Protocol):
-    """Turns a connection away."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See `asyncio.Protocol`."""
-        assert isinstance(transport, asyncio.WriteTransport)
-        transport.write(FULL)
-        transport.close()
 
 
 class Door:
@@ -49,7 +35,7 @@ class Door:
         self._routes: list[Route] = []
         self._changing = asyncio.Lock()
         self._http: web.Server | None = None
-        self._server: asyncio.Server | None = None
+        self._gate: Gate | None = None
 
     async def add(self, route: Route, tls: Tls) -> None:
         """Serve a route, too. `NotConnected` if the address cannot be had, `ConfigError` if routes contradict each other."""
@@ -59,9 +45,9 @@ class Door:
                 raise ConfigError(f"http push: {where} has two sources with the path {route.path}: give each its own")
             if self._routes and self._tls != tls:
                 raise ConfigError(f"http push: sources at {where} name different certificates: a port has one")
-            if self._server is None:
+            if self._gate is None:
                 self._tls = tls
-                await self._listen(None if tls is None else context_of(*tls))
+                self._listen(None if tls is None else context_of(*tls))
             self._routes.append(route)
 
     async def remove(self, route: Route) -> None:
@@ -69,35 +55,28 @@ class Door:
         async with self._changing:
             if route in self._routes:
                 self._routes.remove(route)
-            server, http = self._server, self._http
-            if self._routes or server is None or http is None:
+            gate, http = self._gate, self._http
+            if self._routes or gate is None or http is None:
                 return
-            self._server = self._http = None
-            server.close()
+            self._gate = self._http = None
+            await gate.close()
             http.pre_shutdown()
             await http.shutdown(CLOSE_S_MAX)
             _doors.pop(self._address, None)
 
-    async def _listen(self, tls: ssl.SSLContext | None) -> None:
+    def _listen(self, tls: ssl.SSLContext | None) -> None:
         self._http = web.Server(
             self._handle, access_log=None, logger=_quiet, keepalive_timeout=IDLE_S_MAX, lingering_time=LINGER_S_MAX,
             max_line_size=HEAD_LINE_BYTES_MAX, max_field_size=HEAD_LINE_BYTES_MAX, max_headers=HEADERS_MAX, auto_decompress=False,
             read_bufsize=READ_BYTES_MAX,
         )  # fmt: skip
         host, port = self._address
-        handshake_s = None if tls is None else HANDSHAKE_S_MAX
         try:
-            self._server = await asyncio.get_running_loop().create_server(
-                self._connection(self._http), host, port, ssl=tls, ssl_handshake_timeout=handshake_s, backlog=BACKLOG
-            )
+            self._gate = Gate(self._address, self._http, tls)
         except OSError as e:
             raise NotConnected(
                 f"http push: {host}:{port} cannot be listened on ({e.strerror}): does another program?"
             ) from e
-
-    @staticmethod
-    def _connection(http: web.Server) -> Callable[[], asyncio.Protocol]:
-        return lambda: http() if len(http.connections) < CONNECTIONS_MAX else _Full()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         for route in self._routes:

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from connectors.base import Read
-from connectors.http import PushSource, admission, door, route
+from connectors.http import PushSource, admission, door, gate, route
 from connectors.http.codec import BODY_BYTES_MAX
 from connectors.http.listener import PushReader
 from connectors.secrets import secret
@@ -351,7 +351,7 @@ async def test_what_is_no_http(server: Server, client: aiohttp.ClientSession) ->
 async def test_there_are_so_many_connections_and_no_more(
     server: Server, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "CONNECTIONS_MAX", 1)
+    monkeypatch.setattr(gate, "CONNECTIONS_MAX", 1)
     host, port = server.source.address
     _, writer = await asyncio.open_connection(host, port)
     await asyncio.sleep(0.05)
@@ -410,12 +410,24 @@ def certified(folder: Path) -> Path:
     return folder / "cert"
 
 
-async def test_tls(tmp_path: Path, client: aiohttp.ClientSession) -> None:
+async def test_tls(tmp_path: Path, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch) -> None:
     trusted = ssl.create_default_context(cafile=certified(tmp_path))
     source = push_source(tmp_path, certificate=secret("cert"), private_key=secret("key"))
     async with serving(source, tmp_path) as server:
         assert (await post(client, f"{server.url}/r/a", b'{"rms": 1}', ssl=trusted))[0] == 200
         assert await raw(server, HEAD + b"\r\n") == b""  # not without
+        monkeypatch.setattr(gate, "CONNECTIONS_TLS_MAX", 3)
+        monkeypatch.setattr(gate, "HANDSHAKE_S_MAX", 0.5)
+        await client.close()
+        await asyncio.sleep(0.1)
+        silent = [await asyncio.open_connection(*source.address) for _ in range(3)]  # they never greet, and count
+        async with aiohttp.ClientSession() as another:
+            with pytest.raises(aiohttp.ClientError):
+                await post(another, f"{server.url}/r/a", b'{"rms": 1}', ssl=trusted)
+            await asyncio.gather(*(reader.read() for reader, _ in silent), return_exceptions=True)  # given up
+            assert (await post(another, f"{server.url}/r/a", b'{"rms": 1}', ssl=trusted))[0] == 200
+        for _, writer in silent:
+            writer.close()
     (tmp_path / "key").write_text("no key")
     with pytest.raises(ConfigError, match="secrets 'cert' and 'key' are no certificate and its key in PEM form"):
         await PushReader(source, context(tmp_path)).connect()
