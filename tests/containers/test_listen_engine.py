@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,8 +44,8 @@ class Plant:
 
     def from_inside(self) -> str:
         url = f"http://{self.outside.address}:{self.web}/"
-        output: bytes = self.engine.client.containers.get("listens").exec_run(["python3", "-c", ASK, url]).output
-        return output.decode().strip().splitlines()[-1]
+        output: Any = self.engine.client.containers.get("listens").exec_run(["python3", "-c", ASK, url]).output
+        return str(output.decode().strip().splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
