@@ -62,6 +62,11 @@ def _problems(site: SiteFile, plan: Plan, namespace: str, images: str) -> Iterat
             f"{site.path}: services.collect.devices: a pod gets no serial port without being privileged: read it through a "
             "gateway ('modbus+rtu://…'), or run that site on Docker"
         )
+    if listen := site.site.services.collect.listen:
+        yield (
+            f"{site.path}: services.collect.listen = {listen!r}: a pod has no port of a machine: leave it out; the Service "
+            "collect listens in the cluster, and an Ingress or load balancer of yours leads there"
+        )
     for stream, source in readable(plan).items():
         if isinstance(source, ReplaySource | FolderSource):
             files = source.path if isinstance(source, ReplaySource) else source.folder
