@@ -106,7 +106,8 @@ def check(site: SiteFile, plan: Plan) -> None:
     Looks at no secret and no engine.
     """
     dimensions.load(plan, dimensions.folder_of(site.pipeline))
-    device_rules(site)
+    for secret in _rules(site).secrets:
+        _require_secret(site, "control", secret, f"which {site.site.devices} names")
     check_given(site, plan)
 
 
@@ -125,6 +126,11 @@ def device_rules(site: SiteFile) -> str:
     return text
 
 
+def _rules(site: SiteFile) -> devices.Devices:
+    rules = device_rules(site)
+    return devices.parse(rules, site.site.devices) if rules else devices.Devices()
+
+
 def check_given(site: SiteFile, plan: Plan) -> None:
     """`ConfigError` if the pipeline needs something that the site file does not give. Reads nothing."""
     bus.check(site, plan)
@@ -140,13 +146,16 @@ def check_given(site: SiteFile, plan: Plan) -> None:
                     f'under [services.collect] a line such as  devices = ["{path}"]'
                 )
     for profile in services_at(site, plan):
-        given = getattr(site.site.services, profile.service).secrets
         for secret, whose in _secrets_needed(site, plan, profile.service).items():
-            if secret not in given:
-                raise ConfigError(
-                    f"{site.path}: {profile.service} needs the secret {secret!r} {whose}: add under "
-                    f"[services.{profile.service}.secrets] a line such as  {secret} = 'file:secrets/{secret}'"
-                )
+            _require_secret(site, profile.service, secret, whose)
+
+
+def _require_secret(site: SiteFile, service: str, secret: str, whose: str) -> None:
+    if secret not in getattr(site.site.services, service).secrets:
+        raise ConfigError(
+            f"{site.path}: {service} needs the secret {secret!r} {whose}: add under "
+            f"[services.{service}.secrets] a line such as  {secret} = 'file:secrets/{secret}'"
+        )
 
 
 def _secrets_needed(site: SiteFile, plan: Plan, service: str) -> dict[str, str]:
@@ -240,6 +249,7 @@ def contents_of(site: SiteFile, plan: Plan, base: Base, profile: Profile) -> Con
     readers = {
         "collect": [s.reader for s in readable(plan).values()],
         "process": [s.decoder for s in streams.values() if foreign(s)],
+        "control": _rules(site).writers,
     }.get(profile.service, [])
     return images.contents(profile, site.pipeline, readers, base, _facts(site, plan, profile.service))
 

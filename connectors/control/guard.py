@@ -101,10 +101,10 @@ class Guard:
         count, per_ns = verb.limit
         return bool(count) and counted(command.device, command.verb, now_ns - per_ns) >= count
 
-    def modbus(self, command: Command) -> bool:
-        """Whether its device speaks Modbus."""
-        profile = self._devices.profile_of(command.device) if self._devices else None
-        return bool(profile and profile.modbus)
+    def way(self, device: str) -> str:
+        """How a device is reached: 'modbus', 'opcua', or '' for MQTT."""
+        profile = self._devices.profile_of(device) if self._devices else None
+        return profile.way if profile else ""
 
     def _addressed(self, command: Command) -> Command:
         """The command with its topic, which must be one that the pipeline's sinks write to; `BadData`."""

@@ -21,10 +21,9 @@ from connectors.control.bridge import Bridge, origins, topics_of
 from connectors.control.desk import Desk
 from connectors.control.devices import Devices, parse
 from connectors.control.guard import Guard
-from connectors.control.modbus import Modbus
 from connectors.control.signing import own
 from connectors.control.switch import Switch
-from connectors.control.writers import Writers
+from connectors.control.writers import Writers, writers_for
 from connectors.link import Broker, Link
 from pipelines import metrics, topics
 from pipelines.clock import SystemClock
@@ -87,12 +86,12 @@ async def main(settings: Settings, health: Health, stop: asyncio.Event) -> None:
         link = Link(broker, f"{settings.site}-control", filters, health) if broker else None
         if link is None:
             health.set(mqtt=True)  # there is nothing to be connected to
-        modbus = Modbus(devices, clock) if devices else None
-        if modbus:
-            ending.push_async_callback(modbus.close)
+        direct = writers_for(devices, settings.site, Path(settings.secrets_dir), clock)
+        for writer in direct.values():
+            ending.push_async_callback(writer.close)
         local = settings.options.get("off_switch")
         switch = Switch(Path(settings.data_dir), Path(local) if local else None)
-        desk = Desk(settings.site, patterns, entries, account, guard, switch, Writers(guard, link, modbus), bury, clock)
+        desk = Desk(settings.site, patterns, entries, account, guard, switch, Writers(guard, link, direct), bury, clock)
         bridge = Bridge(settings, sources, producer, bury, health, key)
         await _run(app_of(settings, desk, health), desk, link, bridge, stop)
 

@@ -62,6 +62,11 @@ def _problems(site: SiteFile, plan: Plan, namespace: str, images: str) -> Iterat
             f"{site.path}: services.collect.devices: a pod gets no serial port without being privileged: read it through a "
             "gateway ('modbus+rtu://…'), or run that site on Docker"
         )
+    if switch := site.site.services.control.options.get("off_switch"):
+        yield (
+            f"{site.path}: services.control.options.off_switch = {switch!r} is a folder of one machine, and a pod may run on "
+            "any: leave it out; 'pipeline device off' switches off as well"
+        )
     for stream, source in readable(plan).items():
         if isinstance(source, ReplaySource | FolderSource):
             files = source.path if isinstance(source, ReplaySource) else source.folder
