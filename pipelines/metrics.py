@@ -124,6 +124,10 @@ uplink_up = Gauge(_P + "uplink_up", "1 while the store answers.", ["site"])
 
 # control
 commands = Counter(_P + "commands_total", "Commands by the state they reached.", ["site", "state"])
+control_api_answers = Counter(
+    _P + "control_api_answers_total", "Requests to control's HTTP API, by the status that they were answered with.",
+    ["site", "status"],
+)  # fmt: skip
 control_off = Gauge(_P + "control_off", "1 while the off switch keeps every command from its device.", ["site"])
 
 # firmware

@@ -48,6 +48,7 @@ class Desk:
         self._ledger = Ledger(entries)
         self._changing = asyncio.Lock()
         self._news = asyncio.Event()
+        self._changed = asyncio.Event()  # another after each change
         self._deliveries: set[asyncio.Task[None]] = set()
         self._failure: Unavailable | None = None
 
@@ -65,10 +66,7 @@ class Desk:
         self._news.set()
 
     async def _take(self, command: Command, partition: int, now_ns: int) -> None:
-        if why := self._guard.forged(command):
-            log.warning("%s %s %s: %s: %s", command.device, command.verb, command.id, audit.REFUSED, why)
-            metrics.errors.labels(self._site, "control", "forged").inc()
-            await self._on_record(self._account.keep([], beside=[audit.refused(self._site, command, now_ns, why)]))
+        if await self._forged(command, now_ns):
             return
         if command.id in self._ledger.entries:
             log.info("command %s is known already: dropped", command.id)
@@ -79,6 +77,30 @@ class Desk:
             await self._keep(self._by_itself(new, now_ns))
         elif new:
             await self._keep([new])
+
+    async def _forged(self, command: Command, now_ns: int) -> str:
+        if why := self._guard.forged(command):
+            log.warning("%s %s %s: %s: %s", command.device, command.verb, command.id, audit.REFUSED, why)
+            metrics.errors.labels(self._site, "control", "forged").inc()
+            await self._on_record(self._account.keep([], beside=[audit.refused(self._site, command, now_ns, why)]))
+        return why
+
+    async def forged(self, command: Command) -> str:
+        """Why a command is not from whom it says, which is on record then; empty if it is. `Unavailable` if Kafka is lost."""
+        async with self._changing:
+            return await self._forged(command, self._clock.now_ns())
+
+    def entry(self, command_id: str) -> Entry | None:
+        """A command as it stands; None if it is not on record."""
+        return self._ledger.entries.get(command_id)
+
+    def entries(self) -> list[Entry]:
+        """All commands on record."""
+        return list(self._ledger.entries.values())
+
+    async def change(self) -> None:
+        """Return at the next change of a command."""
+        await self._changed.wait()
 
     def _by_itself(self, new: Entry, now_ns: int) -> list[Entry]:
         """What becomes of a command that control itself carries out."""
@@ -203,6 +225,8 @@ class Desk:
             log.info(
                 "%s %s %s: %s%s", c.device, c.verb, c.id, entry.state, f" ({entry.detail})" if entry.detail else ""
             )
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def _on_record(self, writing: Awaitable[None]) -> None:
         """Await a write; after one that failed nothing is written, and so nothing done, any more."""

@@ -8,16 +8,18 @@ import logging
 import os
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import faust
 from faust.exceptions import FaustError
 
-from connectors.control import DeviceTopic, destination
+from connectors.control import DeviceTopic, api, destination
 from connectors.control.account import Account, read
 from connectors.control.app import app_of
 from connectors.control.bridge import Bridge, origins, topics_of
+from connectors.control.commands import Command
 from connectors.control.desk import Desk
 from connectors.control.devices import Devices, parse
 from connectors.control.guard import Guard
@@ -93,7 +95,17 @@ async def main(settings: Settings, health: Health, stop: asyncio.Event) -> None:
         switch = Switch(Path(settings.data_dir), Path(local) if local else None)
         desk = Desk(settings.site, patterns, entries, account, guard, switch, Writers(guard, link, direct), bury, clock)
         bridge = Bridge(settings, sources, producer, bury, health, key)
+        await ending.enter_async_context(api.serving(settings, desk, partial(_hand_in, producer, settings.site), clock))
         await _run(app_of(settings, desk, health), desk, link, bridge, stop)
+
+
+async def _hand_in(producer: kafka.Client, site: str, command: Command) -> None:
+    """Put a command on the command topic, as whoever sends one does."""
+    try:
+        await producer.send_and_wait(topics.commands(site), command.encode(), key=command.device.encode())
+    except kafka.KafkaError as e:
+        kafka.raise_refusal(e)
+        raise Unavailable(f"Kafka did not take command {command.id}: {e!r}") from e
 
 
 def patterns_of(plan: Plan, devices: Devices | None) -> list[DeviceTopic]:
