@@ -81,7 +81,7 @@ async def newest(brokers: str, topic: str) -> dict[bytes, bytes]:
 
 async def records(brokers: str, topic: str) -> list[tuple[bytes, bytes | None]]:
     """Key and value of every record of a topic; none if there is no such topic. `Unavailable` without a broker."""
-    if not await _exists(brokers, topic):
+    if not await exists(brokers, topic):
         return []
     consumer = await kafka.consumer(brokers, topic)
     found: list[tuple[bytes, bytes | None]] = []
@@ -99,7 +99,8 @@ async def records(brokers: str, topic: str) -> list[tuple[bytes, bytes | None]]:
     return found
 
 
-async def _exists(brokers: str, topic: str) -> bool:
+async def exists(brokers: str, topic: str) -> bool:
+    """Whether there is such a topic. `Unavailable` without a broker."""
     consumer = await kafka.consumer(brokers)
     try:
         return topic in await consumer.topics()
