@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from pipelines.errors import ConfigError, PlanError
+from pipelines.expr import Expr
+from pipelines.schema import Schema
 from pipelines.units import duration_ns
 
 
@@ -22,3 +27,13 @@ def durations(kind: str, **options: str | None) -> None:
     for option, text in options.items():
         if text is not None:
             duration(kind, option, text)
+
+
+def named(kind: str, schema: type[Schema], fields: Mapping[Any, str] | None) -> tuple[tuple[str, str], ...]:
+    """`fields=` by bare name of the column; `PlanError` if one is not a column that devices send."""
+    found, ours = [], {f.qualified: f.name for f in schema.sent().fields}
+    for column, path in (fields or {}).items():
+        if not isinstance(column, Expr) or column.qualified not in ours:
+            raise PlanError(f"{kind} fields: {column!r} is no column that devices send; they send {', '.join(ours)}")
+        found.append((ours[column.qualified], path))
+    return tuple(found)

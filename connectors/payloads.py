@@ -22,7 +22,7 @@ from connectors.shape import Path, Shape
 from pipelines.batch import Times
 from pipelines.errors import BadData
 
-PAYLOAD_BYTES_MAX = 64 * 2**10  # one reading; more is refused
+PAYLOAD_BYTES_MAX = 64 * 2**10  # one reading of a device; more is refused
 _NO_JSON_NUMBER = re.compile(rb"[:\[,\s+-](?:NaN|Inf)")  # Arrow takes these; they are judged one by one
 _STRUCTURE = b'",:{}[]'
 _SURROGATE = re.compile("[\\ud800-\\udfff]")  # half a character, which JSON can write and UTF-8 cannot
@@ -63,11 +63,12 @@ class Payloads:
         paths: Mapping[str, str | Path] | None = None,
         rows: str | None = None,
         decode: Callable[[bytes], Any] = decode_json,
+        bytes_max: int = PAYLOAD_BYTES_MAX,
     ) -> None:
         """`key`, `time`: the fields that hold the key and the time, None if payloads hold none.
 
         `paths`: where columns stand that do not stand under their own names, and `rows` where the list of readings is, if there
-        is one (see `connectors.shape`). `decode`: of payloads that are not JSON.
+        is one (see `connectors.shape`). `decode`: of payloads that are not JSON. `bytes_max`: of one; more is refused.
         """
         self._layout, self._key, self._time, self._time_unit = layout, key, time, time_unit
         self._fields = dict(layout.arrow)  # the payload's fields that matter, and their Arrow types
@@ -80,7 +81,7 @@ class Payloads:
         self._schema = self._shape.schema(self._fields)
         alone = len(layout.arrow) == 1 and self._shape.flat
         self._only = next(iter(layout.arrow)) if alone else None  # its bare value is a payload, too
-        self._decode = decode
+        self._decode, self._bytes_max = decode, bytes_max
 
     def parse(self, payloads: Sequence[bytes], faults: Faults, *, whole: bool = True) -> dict[str, pa.Array]:
         """Columns by field of payloads that are a reading each, null where one lacks a field. For `whole` see `readings`."""
@@ -93,7 +94,7 @@ class Payloads:
         """All readings of the payloads. `whole=False` looks at each payload by itself, which is slow and gives the same."""
         table = None
         if whole and self._decode is decode_json:
-            table = _at_once(payloads, self._schema, self._only)
+            table = _at_once(payloads, self._schema, self._only, self._bytes_max)
         found = None if table is None else self._shape.columns(table)
         if found is None:
             return self._one_by_one(payloads)
@@ -132,8 +133,8 @@ class Payloads:
 
     def _message(self, payload: bytes) -> list[dict[str, Any]]:
         """The fields that matter of the readings of one message; `BadData` if it is not what a message may be."""
-        if len(payload) > PAYLOAD_BYTES_MAX:
-            raise BadData(f"the payload has more than {PAYLOAD_BYTES_MAX} bytes", reason="too_large")
+        if len(payload) > self._bytes_max:
+            raise BadData(f"the payload has more than {self._bytes_max} bytes", reason="too_large")
         got = self._decode(payload)
         if not isinstance(got, dict):
             if self._only is None or isinstance(got, list | str) or got is None:
@@ -160,9 +161,9 @@ class Payloads:
         return json.dumps({name: True if kind == pa.bool_() else 1 for name, kind in self._layout.arrow.items()})
 
 
-def _at_once(payloads: Sequence[bytes], fields: pa.Schema, only: str | None) -> pa.Table | None:
+def _at_once(payloads: Sequence[bytes], fields: pa.Schema, only: str | None, bytes_max: int) -> pa.Table | None:
     """A table of all payloads by Arrow's JSON reader; None if not each of them is, beyond doubt, one JSON object or value."""
-    if not payloads or max(map(len, payloads)) > PAYLOAD_BYTES_MAX:
+    if not payloads or max(map(len, payloads)) > bytes_max:
         return None
     text = b"\n".join(payloads)
     if only is not None and not payloads[0].startswith(b"{"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from containers import bus, images, names
-from containers.desired import certificate_of, desired, layer_store, network, services_at
+from containers.desired import certificate_of, check_reached, desired, layer_store, network, services_at
 from containers.engine import Engine
 from containers.images import GRANTS, Base
 from containers.profiles import (
@@ -50,6 +50,7 @@ def everything(
     fetch: bool = False,
 ) -> list[Desired]:
     """As `desired.desired`, and before them the site's own broker if it has one."""
+    check_reached(site, plan)
     others = desired(site, plan, base, identities, secrets=secrets, fetch=fetch)
     return [*([_broker(site, base, identities or {}, fetch)] if site.site.own_broker else []), *others]
 

@@ -24,6 +24,7 @@ class CreateNetwork:
     name: str
     internal: bool
     labels: Mapping[str, str]
+    masquerade: bool = True  # members that go out have the machine's address; without it nobody could answer them
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from containers.commands import Command, CreateNetwork, CreateVolume, File, Fill
 from containers.engine import Engine
 from containers.hold import held, operator_name
 from containers.oci import Image, LayerStore
-from containers.profiles import BROKER, CONFIG_DIR, INTERNAL
+from containers.profiles import BROKER, CONFIG_DIR, INGRESS, INTERNAL
 from containers.rollout import Actual, Change, Container, Record, State, Swap
 from containers.site import GATEWAY
 from containers.walk import Report, Rollout
@@ -187,9 +187,9 @@ class Deployer:
     def _things_of(self, fresh: Sequence[Desired]) -> list[Command]:
         """What must be there before containers can be created. Making what exists changes nothing."""
         labels = {names.SITE: self.name}
-        own = {names.network(self.name, role): internal for role, internal in INTERNAL.items()}
+        own = {names.network(self.name, role): (internal, role != INGRESS) for role, internal in INTERNAL.items()}
         needed = {n for d in fresh for n in d.networks}
-        todo: list[Command] = [CreateNetwork(n, internal, labels) for n, internal in own.items() if n in needed]
+        todo: list[Command] = [CreateNetwork(n, i, labels, m) for n, (i, m) in own.items() if n in needed]
         todo += [CreateVolume(m.source, labels) for d in fresh for m in d.mounts if not m.source.startswith("/")]
         todo += [CreateVolume(d.config_volume, labels | {names.CONFIG: d.service}) for d in fresh]
         todo += [FillVolume(d.config_volume, d.tag, d.config_files) for d in fresh]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import ipaddress
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,6 +19,7 @@ import msgspec
 
 from connectors.control import devices
 from connectors.firmware.options import PASSWORD, ROOT_FILE
+from connectors.http import PushSource
 from connectors.replay import FolderSource
 from connectors.secrets import Secret
 from containers import bus, images, names
@@ -29,6 +31,7 @@ from containers.profiles import (
     CONFIG_DIR,
     DATA_DIR,
     FIRMWARE,
+    INGRESS,
     METRICS_PORT,
     PIPELINE_DIR,
     PROFILES,
@@ -37,10 +40,11 @@ from containers.profiles import (
     Devices,
     Limits,
     Mount,
+    Port,
     Profile,
     container_config,
 )
-from containers.site import SiteFile
+from containers.site import SiteFile, listen_of
 from containers.wanted import Desired, hash_of
 from pipelines import dimensions
 from pipelines.errors import ConfigError
@@ -145,6 +149,7 @@ def check_given(site: SiteFile, plan: Plan) -> None:
                     f"{site.path}: the stream {stream} is read from the serial port {path}, and collect may not use it: add "
                     f'under [services.collect] a line such as  devices = ["{path}"]'
                 )
+    _check_listen(site, plan)
     for profile in services_at(site, plan):
         for secret, whose in _secrets_needed(site, plan, profile.service).items():
             _require_secret(site, profile.service, secret, whose)
@@ -156,6 +161,49 @@ def _require_secret(site: SiteFile, service: str, secret: str, whose: str) -> No
             f"{site.path}: {service} needs the secret {secret!r} {whose}: add under "
             f"[services.{service}.secrets] a line such as  {secret} = 'file:secrets/{secret}'"
         )
+
+
+def pushed(plan: Plan) -> dict[str, PushSource[Any]]:
+    """The sources whose devices come to `collect` by themselves."""
+    return {stream: source for stream, source in readable(plan).items() if isinstance(source, PushSource)}
+
+
+def _check_listen(site: SiteFile, plan: Plan) -> None:
+    listen, sources, own_ot = site.site.services.collect.listen, pushed(plan), site.site.networks.ot
+    field = f"{site.path}: services.collect.listen = {listen!r}"
+    if listen and not sources:
+        raise ConfigError(f"{field}: the pipeline has no source to which anything is posted: leave it out")
+    if listen and own_ot:
+        raise ConfigError(
+            f"{field}: networks.ot = {own_ot!r} is a network of your own, where devices reach collect at its own address: leave "
+            "one of them out"
+        )
+    if listen and len({s.address[1] for s in sources.values()}) > 1:
+        raise ConfigError(
+            f"{field}: one port is published, and the pipeline's sources listen on several: give them the same"
+        )
+    for stream, source in sources.items():
+        if ipaddress.ip_address(source.address[0]).is_loopback:
+            raise ConfigError(
+                f"stream {stream}: listen={source.listen!r} can be reached from within its container alone: leave it out"
+            )
+
+
+def check_reached(site: SiteFile, plan: Plan) -> None:
+    """`ConfigError` if devices post readings and reach nothing at a site with an engine; a cluster has other ways."""
+    if site.site.services.collect.listen or site.site.networks.ot:
+        return
+    for stream in pushed(plan):
+        raise ConfigError(
+            f"{site.path}: the stream {stream} is posted to collect, and nobody reaches it: add under [services.collect] the "
+            "address and port of the site's machine where devices find it, such as  listen = '0.0.0.0:8443'"
+        )
+
+
+def _port(site: SiteFile, plan: Plan) -> Port | None:
+    """The port that collect has on the site's machine."""
+    listen = site.site.services.collect.listen
+    return Port(*listen_of(listen), next(iter(pushed(plan).values())).address[1]) if listen else None
 
 
 def _secrets_needed(site: SiteFile, plan: Plan, service: str) -> dict[str, str]:
@@ -184,23 +232,22 @@ def _desired(
     facts = _facts(site, plan, service)
     contents = contents_of(site, plan, base, profile)
     settings = _settings(site, profile)
-    secrets = tuple(
-        File(
-            f"{SECRETS_FOLDER}/{name}",
-            read_secret(site, service, name, ref) if with_secrets else b"",
-            mode=0o400,
-            uid=profile.uid,
-        )
-        for name, ref in sorted(own.secrets.items())
-    )
-    if profile is FIRMWARE:
-        secrets += (File(f"{SECRETS_FOLDER}/{ROOT_FILE}", _root(site), mode=0o400, uid=UID),)
-    networks = tuple(network(site, n) for n in profile.networks)
+    secrets = _secret_files(site, profile, with_secrets)
+    port = _port(site, plan) if service == "collect" else None
+    networks = tuple(network(site, n) for n in (*profile.networks, *([INGRESS] if port else [])))
     mounts = tuple(_mounts(site, profile, plan))
     limits = Limits(size_bytes(own.memory or profile.memory), own.cpus or profile.cpus)
     devices = Devices(own.devices, own.device_group)
     frame = container_config(
-        profile, "", networks=networks, hosts=site.site.hosts, mounts=mounts, limits=limits, labels={}, devices=devices
+        profile,
+        "",
+        networks=networks,
+        hosts=site.site.hosts,
+        mounts=mounts,
+        limits=limits,
+        labels={},
+        devices=devices,
+        port=port,
     )
     parts = {
         "base image": base.id,
@@ -232,7 +279,24 @@ def _desired(
         parts,
         state,
         devices,
+        port,
     )
+
+
+def _secret_files(site: SiteFile, profile: Profile, with_secrets: bool) -> tuple[File, ...]:
+    own: dict[str, str] = getattr(site.site.services, profile.service).secrets
+    secrets = tuple(
+        File(
+            f"{SECRETS_FOLDER}/{name}",
+            read_secret(site, profile.service, name, ref) if with_secrets else b"",
+            mode=0o400,
+            uid=profile.uid,
+        )
+        for name, ref in sorted(own.items())
+    )
+    if profile is FIRMWARE:
+        secrets += (File(f"{SECRETS_FOLDER}/{ROOT_FILE}", _root(site), mode=0o400, uid=UID),)
+    return secrets
 
 
 def certificate_of(certified: tuple[File, ...]) -> str:
@@ -346,7 +410,8 @@ def _part(plan: Plan, service: str) -> Any:
     served = list(plan.sinks_of(PROFILES[service].sink or ""))
     written = [(plan.topic("", s.name), s.row, sink) for s, sink in served]
     borrows_broker = service == "control" and not all(sink.broker for _, sink in served)
-    return (written, readings) if borrows_broker else (written,)
+    lent = [(stream, source) for stream, source in readings if getattr(source, "broker", None)]
+    return (written, lent) if borrows_broker else (written,)
 
 
 def _computed(step: Step) -> bool:

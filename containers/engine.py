@@ -32,6 +32,7 @@ from containers.site import EngineTls
 from pipelines.errors import ConfigError, SitestreamError, Unavailable
 
 _SOCKET_AT = "/run/docker.sock"
+MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
 CALL_TIMEOUT_S = 120  # of one call; a build sends output all the while
 _ASK_PYTHON = (
     "import json,platform,sys;"
@@ -378,7 +379,10 @@ class Engine:
     @_run.register
     def _(self, command: c.CreateNetwork) -> None:
         if not self._api.networks(names=[f"^{command.name}$"]):
-            self._api.create_network(command.name, "bridge", internal=command.internal, labels=dict(command.labels))
+            options = {} if command.masquerade else {MASQUERADE: "false"}
+            self._api.create_network(
+                command.name, "bridge", options=options, internal=command.internal, labels=dict(command.labels)
+            )
 
     @_run.register
     def _(self, command: c.RemoveNetwork) -> None:

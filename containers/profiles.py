@@ -1,8 +1,8 @@
 """What each service may do: least privilege as values. `container_config` is the very body that the engine is given.
 
 All: a user of its own, read-only root, no capabilities, no new privileges, the engine's default seccomp filter, limits on
-memory, processors, processes, open files, logs and /tmp, no core dump, secrets as files, no published port, no host namespace,
-never the engine's socket. docs/security.md says by which test each is held.
+memory, processors, processes, open files, logs and /tmp, no core dump, secrets as files, no host namespace, never the engine's
+socket; and no published port, but for one of collect that a site file may name. docs/security.md says by which test each is held.
 """
 
 from __future__ import annotations
@@ -111,7 +111,10 @@ BROKER = Profile(
     files_max=16384,
 )  # fmt: skip
 
-INTERNAL = {"ot": True, "bus": True, "wan": False}
+INTERNAL = {"ot": True, "bus": True, "wan": False, "ingress": False}
+INGRESS = (
+    "ingress"  # engines publish no port on an internal network; this one has no way out for want of a sender's address
+)
 # Engines before 25.0.5 ask a resolver of the machine itself (127.0.0.53) also for containers that have no way out, and a question
 # for a name can tell the world something. Names of containers, and those of the site file's hosts, are known without it.
 NO_DNS = ["127.0.0.1"]
@@ -135,6 +138,20 @@ class Devices:
 
 
 @dataclass(frozen=True, slots=True)
+class Port:
+    """A port of the site's machine behind which a container listens on one of its own. TCP."""
+
+    address: str  # of the machine; 0.0.0.0 or :: for all
+    outside: int
+    inside: int
+
+    def __str__(self) -> str:
+        """E.g. '0.0.0.0:8443 → 9470'."""
+        address = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{address}:{self.outside} → {self.inside}"
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """What a container may use at most."""
 
@@ -152,6 +169,7 @@ def container_config(
     limits: Limits,
     labels: Mapping[str, str],
     devices: Devices = Devices(),
+    port: Port | None = None,
 ) -> dict[str, Any]:
     """Body of `POST /containers/create` for a service. `networks` are names of networks, the first is joined at creation."""
     return {
@@ -160,6 +178,7 @@ def container_config(
         "User": profile.user,
         "Labels": dict(labels),
         "StopTimeout": STOP_S,
+        **({} if port is None else {"ExposedPorts": {f"{port.inside}/tcp": {}}}),
         "Healthcheck": {
             "Test": ["CMD", *PROBE],
             "Interval": PROBE_INTERVAL_S * SECOND_NS,
@@ -193,6 +212,7 @@ def container_config(
             "NetworkMode": networks[0],
             "Mounts": [_mount(m) for m in mounts],
             **_devices(devices),
+            **({} if port is None else _published(port)),
         },
         "NetworkingConfig": {"EndpointsConfig": {networks[0]: {"Aliases": [profile.service]}}},
     }
@@ -200,7 +220,13 @@ def container_config(
 
 def _leads_out(networks: Sequence[str]) -> bool:
     """Whether a network, as `names.network` calls ours, is none of those without a way out; nobody knows of others."""
-    return not all(n.startswith(f"{PREFIX}-") and INTERNAL.get(n.rpartition("-")[2], False) for n in networks)
+    ours = {role for role, internal in INTERNAL.items() if internal or role == INGRESS}
+    return not all(n.startswith(f"{PREFIX}-") and n.rpartition("-")[2] in ours for n in networks)
+
+
+def _published(port: Port) -> dict[str, Any]:
+    at = {"HostIp": port.address, "HostPort": str(port.outside)}
+    return {"PortBindings": {f"{port.inside}/tcp": [at]}}
 
 
 def _devices(devices: Devices) -> dict[str, Any]:

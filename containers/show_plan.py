@@ -51,6 +51,8 @@ def _details(change: Change, wanted: Desired | None, todo: Deployment) -> Iterat
     for name, new in wanted.settings_shown.items():
         if before.get(name) != new:
             yield f"{name}: {f'{_show(before[name])} → ' if name in before else ''}{_show(new)}"
+    if wanted.port:
+        yield f"listens: {wanted.port}, published on the site's machine"
     if wanted.secrets:
         yield f"secrets: {', '.join(f'{name} {MASK}' for name in wanted.secret_names)}"
 
@@ -94,6 +96,7 @@ def _facts(change: Change, wanted: Desired | None, todo: Deployment) -> dict[str
             "settings": wanted.settings_shown,
             "secrets": dict.fromkeys(wanted.secret_names, MASK),
         }
+        facts |= {} if wanted.port is None else {"listens": str(wanted.port)}
     return facts
 
 

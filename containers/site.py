@@ -54,6 +54,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     options: dict[str, str] = {}
     devices: tuple[str, ...] = ()  # serial ports of the site's machine, for collect
     device_group: int = DIALOUT  # number of the group that may use them there
+    listen: str = ""  # address and port of the site's machine, behind which collect listens
     secrets: dict[str, str] = {}  # name -> 'file:PATH' or 'env:NAME'
 
 
@@ -79,6 +80,7 @@ class Networks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ot: str = ""
     bus: str = ""
     wan: str = ""
+    ingress: str = ""
 
 
 class EngineTls(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -329,6 +331,7 @@ def _service_checks(service: str, own: ServiceSettings) -> Iterator[tuple[str, C
             f"such as {DIALOUT} for dialout; not 0, which is root's",
         ),
     )
+    yield "listen", lambda: _listen(service, own.listen)
     for name, value in own.options.items():
         yield f"options.{name}", lambda name=name, value=value: _option(service, name, value)  # type: ignore[misc]  # bound per turn
     for name, value in own.secrets.items():
@@ -405,6 +408,25 @@ def _devices(service: str, paths: tuple[str, ...]) -> None:
             f"services.{service}.devices: {path!r} is not a serial port: write a path such as '/dev/ttyUSB0', "
             "or better one below '/dev/serial/by-id', which stays the same",
         )
+
+
+def listen_of(text: str) -> tuple[str, int]:
+    """Address and port of '0.0.0.0:8443' or '[::]:8443'; ValueError if it is neither."""
+    address, _, port = text.rpartition(":")
+    plain = address.removeprefix("[").removesuffix("]")
+    if (":" in plain) != address.startswith("[") or not port.isdecimal() or not 1 <= int(port) <= 65_535:
+        raise ValueError(text)
+    return str(ipaddress.ip_address(plain)), int(port)
+
+
+def _listen(service: str, text: str) -> None:
+    _require(not text or service == "collect", f"services.{service}.listen: only collect listens: leave it out here")
+    try:
+        listen_of(text or "0.0.0.0:1")
+    except ValueError as e:
+        raise ConfigError(
+            f"services.{service}.listen = {text!r}: write an IP address of the site's machine and a port, such as '0.0.0.0:8443'"
+        ) from e
 
 
 def _option(service: str, name: str, value: str) -> None:

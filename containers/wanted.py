@@ -12,7 +12,7 @@ import msgspec
 from containers import names
 from containers.commands import CreateContainer, File
 from containers.oci import Image
-from containers.profiles import CONFIG_DIR, SETTINGS_FILE, Devices, Limits, Mount, Profile, container_config
+from containers.profiles import CONFIG_DIR, SETTINGS_FILE, Devices, Limits, Mount, Port, Profile, container_config
 from containers.site import GATEWAY
 from pipelines.settings import Settings
 from pipelines.versions import Version
@@ -45,6 +45,7 @@ class Desired:
     parts: Mapping[str, str]
     state: Mapping[str, Version]  # of each stateful step, if the service has any
     devices: Devices = field(default_factory=Devices)
+    port: Port | None = None
 
     @property
     def service(self) -> str:
@@ -117,6 +118,7 @@ class Desired:
             limits=self.limits,
             labels=labels,
             devices=self.devices,
+            port=self.port,
         )
         return CreateContainer(self.container_name(revision), config, self.networks[1:])
 

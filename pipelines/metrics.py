@@ -31,6 +31,10 @@ collect_missed = Counter(
     "Polls of devices that were left out, because the connection was still busy with those before.",
     ["site", "stream"],
 )
+collect_http_answers = Counter(
+    _P + "collect_http_answers_total", "Posts of readings, by the status that they were answered with.",
+    ["site", "stream", "status"],
+)  # fmt: skip
 collect_stale = Gauge(
     _P + "collect_stale_devices", "Devices silent for longer than `stale` while the link is up.", ["site", "stream"]
 )

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
+from connectors import formats
 from connectors.base import TimeUnit
 from connectors.columns import Layout
 from connectors.conditions import Condition, check
-from connectors.mqtt import formats
-from connectors.mqtt.connection import PORTS, Connection, Version, named
+from connectors.mqtt.connection import PORTS, Connection, Version
 from connectors.mqtt.pattern import COLUMN, PLACEHOLDER, TopicPattern
 from connectors.mqtt.spb import SparkplugSource, sparkplug
-from connectors.options import durations
+from connectors.options import durations, named
 from connectors.secrets import Secret
 from connectors.shape import Shape
 from pipelines.errors import PlanError
@@ -131,7 +131,7 @@ def source(
         schema=schema, stream=stream or named_after(schema.__name__), broker=broker, topic=topic, key=key, time=time,
         time_unit=time_unit, speed=speed, future_max=future_max, silence=silence, devices=frozenset(devices), username=username,
         password=password, ca=ca, certificate=certificate, private_key=private_key, version=version, share=share, payload=payload,
-        fields=named(schema, fields), rows=rows, conditions=check("mqtt", schema, conditions), stale=stale,
+        fields=named("mqtt", schema, fields), rows=rows, conditions=check("mqtt", schema, conditions), stale=stale,
     )  # fmt: skip
     made.check()
     _check_payload(made)
@@ -140,7 +140,7 @@ def source(
 
 def _check_payload(made: MqttSource[Any]) -> None:
     """A wrong topic, payload or path is found where it is written."""
-    formats.check(made.payload)
+    formats.check("mqtt", made.payload)
     nested = made.payload in ("json", "cbor", "msgpack")
     if made.rows is not None and not (nested and made.rows.endswith("[*]")):
         raise PlanError(f"mqtt rows={made.rows!r}: write 'readings[*]', for a payload of json, cbor or msgpack")

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from connectors import columns
 from connectors.columns import Faults, Layout, Raw
+from connectors.formats import Format, format_of
 from connectors.mqtt import MqttSource
-from connectors.mqtt.formats import Format, format_of
 from connectors.payloads import PAYLOAD_BYTES_MAX, Parsed
 from pipelines.batch import Batch, Times
 from pipelines.dead import DeadLetter

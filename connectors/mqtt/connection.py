@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
 from connectors.secrets import Secret
 from pipelines.errors import PlanError
-from pipelines.expr import Expr
-from pipelines.schema import Schema
 
 PORTS = {"mqtt": 1883, "mqtts": 8883}
 Version = Literal["auto", "5", "3.1.1"]
@@ -61,16 +58,6 @@ class Connection:
             raise PlanError(f"mqtt version={self.version!r}: write 'auto', '5' or '3.1.1'")
         if self.share is not None and not _SHARE.fullmatch(self.share):
             raise PlanError(f"mqtt share={self.share!r}: a name of up to 64 characters without / + # $ is needed")
-
-
-def named(schema: type[Schema], fields: Mapping[Any, str] | None) -> tuple[tuple[str, str], ...]:
-    """`fields=` by bare name of the column; `PlanError` if one is not a column that devices send."""
-    found, ours = [], {f.qualified: f.name for f in schema.sent().fields}
-    for column, path in (fields or {}).items():
-        if not isinstance(column, Expr) or column.qualified not in ours:
-            raise PlanError(f"mqtt fields: {column!r} is no column that devices send; they send {', '.join(ours)}")
-        found.append((ours[column.qualified], path))
-    return tuple(found)
 
 
 def _no_password(url: str) -> str:

@@ -9,9 +9,9 @@ from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
 from connectors.conditions import Condition, check
-from connectors.mqtt.connection import Connection, Version, named
+from connectors.mqtt.connection import Connection, Version
 from connectors.mqtt.pattern import PLACEHOLDER, TopicPattern
-from connectors.options import durations
+from connectors.options import durations, named
 from connectors.secrets import Secret
 from pipelines.errors import PlanError
 from pipelines.schema import Schema
@@ -95,9 +95,9 @@ def sparkplug(
         )
     made = SparkplugSource(
         schema=schema, stream=stream or named_after(schema.__name__), broker=broker, group=group, key=key,
-        fields=named(schema, fields), future_max=future_max, silence=silence, devices=frozenset(devices), username=username,
-        password=password, ca=ca, certificate=certificate, private_key=private_key, version=version, share=None,
-        conditions=check("sparkplug", schema, conditions), stale=stale,
+        fields=named("mqtt", schema, fields), future_max=future_max, silence=silence, devices=frozenset(devices),
+        username=username, password=password, ca=ca, certificate=certificate, private_key=private_key, version=version,
+        share=None, conditions=check("sparkplug", schema, conditions), stale=stale,
     )  # fmt: skip
     made.check()
     return made

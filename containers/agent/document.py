@@ -11,7 +11,7 @@ import msgspec
 
 from containers.commands import File
 from containers.oci import Image
-from containers.profiles import Devices, Limits, Mount, Profile
+from containers.profiles import Devices, Limits, Mount, Port, Profile
 from containers.repository import seal
 from containers.wanted import Desired
 from pipelines.errors import ConfigError
@@ -46,6 +46,7 @@ class Service(msgspec.Struct, frozen=True):
     parts: Mapping[str, str]
     state: Mapping[str, Version]
     devices: Devices = Devices()
+    port: Port | None = None
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -122,7 +123,7 @@ def _sealed(d: Desired, public: str) -> Service:
     secrets = tuple(SealedFile(f.path, f.mode, f.uid, seal.seal(public, f.content)) for f in d.secrets)
     return Service(
         d.profile, d.tags, d.settings, secrets, d.networks, dict(d.hosts), d.mounts, d.limits, d.pipeline, dict(d.parts),
-        dict(d.state), d.devices,
+        dict(d.state), d.devices, d.port,
     )  # fmt: skip
 
 
@@ -130,5 +131,5 @@ def _opened(s: Service, images: Mapping[str, Image], private: str) -> Desired:
     secrets = tuple(File(f.path, seal.open(private, f.sealed), f.mode, f.uid) for f in s.secrets)
     return Desired(
         s.profile, s.tags, tuple(images[t] for t in s.tags), (), s.settings, secrets, s.networks, s.hosts, s.mounts, s.limits,
-        s.pipeline, s.parts, s.state, s.devices,
+        s.pipeline, s.parts, s.state, s.devices, s.port,
     )  # fmt: skip

@@ -67,6 +67,11 @@ def _problems(site: SiteFile, plan: Plan, namespace: str, images: str) -> Iterat
             f"{site.path}: services.control.options.off_switch = {switch!r} is a folder of one machine, and a pod may run on "
             "any: leave it out; 'pipeline device off' switches off as well"
         )
+    if listen := site.site.services.collect.listen:
+        yield (
+            f"{site.path}: services.collect.listen = {listen!r}: a pod has no port of a machine: leave it out; the Service "
+            "collect listens in the cluster, and an Ingress or load balancer of yours leads there"
+        )
     for stream, source in readable(plan).items():
         if isinstance(source, ReplaySource | FolderSource):
             files = source.path if isinstance(source, ReplaySource) else source.folder

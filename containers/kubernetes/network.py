@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from connectors import opcua
+from connectors import http, opcua
 from connectors.control import destination, devices
 from connectors.mqtt import PORTS
-from containers.desired import readable
+from containers.desired import pushed, readable
 from containers.kubernetes.scope import Object, Scope
 from containers.profiles import FIRMWARE, METRICS_PORT
 from containers.wanted import Desired
@@ -24,6 +24,7 @@ from pipelines.errors import ConfigError
 from pipelines.plan import Plan
 
 API = "networking.k8s.io/v1"
+COLLECT = "collect"
 DNS_PORT = 53
 DEFAULT_PORTS = {**PORTS, "http": 80, "https": 443, "opc.tcp": opcua.PORT, "tcp": 502}
 NAMESPACE = "kubernetes.io/metadata.name"
@@ -55,10 +56,26 @@ def policy(scope: Scope, d: Desired, plan: Plan) -> Object:
     spec = {
         "podSelector": {"matchLabels": scope.selector(d.service)},
         "policyTypes": ["Ingress", "Egress"],
-        "ingress": [{"ports": [_tcp(METRICS_PORT)], "from": [{"namespaceSelector": {}}]}],
+        "ingress": [{"ports": [_tcp(METRICS_PORT)], "from": [{"namespaceSelector": {}}]}, *_posted(d, plan)],
         "egress": [dns, *(_way(e, d.hosts) for e in ways)],
     }
     return scope.made(API, "NetworkPolicy", d.service, d.service, spec=spec)
+
+
+def service(scope: Scope, plan: Plan) -> Object:
+    """Where readings are posted, for pods and for an Ingress or load balancer in front of it."""
+    ports = [{"name": f"http-{port}", "port": port, "targetPort": port} for port in _ports(plan)]
+    return scope.made("v1", "Service", COLLECT, COLLECT, spec={"selector": scope.selector(COLLECT), "ports": ports})
+
+
+def _posted(d: Desired, plan: Plan) -> list[dict[str, Any]]:
+    """Whoever has a token may post, from anywhere."""
+    ports = _ports(plan) if d.service == COLLECT else []
+    return [{"ports": [_tcp(port) for port in ports]}] if ports else []
+
+
+def _ports(plan: Plan) -> list[int]:
+    return sorted({source.address[1] for source in pushed(plan).values()})
 
 
 def endpoints(role: str, d: Desired, plan: Plan) -> list[Endpoint]:
@@ -73,7 +90,7 @@ def _brokers(d: Desired, plan: Plan) -> Iterator[Endpoint]:
 
 
 def _devices(d: Desired, plan: Plan) -> Iterator[Endpoint]:
-    """Sources that make their readings themselves have no broker."""
+    """Sources that make their readings themselves, or are posted to, go nowhere."""
     if d.profile is FIRMWARE:
         yield _endpoint(d.settings.options["mqtt"])
         return
@@ -83,6 +100,8 @@ def _devices(d: Desired, plan: Plan) -> Iterator[Endpoint]:
     for source in readable(plan).values():
         if url := getattr(source, "broker", None) or getattr(source, "server", None):
             yield _endpoint(url)
+        if isinstance(source, http.PollSource):
+            yield from (_endpoint(url) for _, url in source.urls)
 
 
 def _commanded(d: Desired, plan: Plan) -> Iterator[Endpoint]:

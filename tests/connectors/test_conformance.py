@@ -13,9 +13,12 @@ import aiomqtt
 import cbor2
 import msgspec
 import pytest
+from aiohttp import web
 
-from connectors import modbus, mqtt, opcua, replay, simulator
+from connectors import http, modbus, mqtt, opcua, replay, simulator
 from connectors.base import Context, Reader
+from connectors.http.listener import PushReader
+from connectors.http.poller import PollReader
 from connectors.modbus.reader import ModbusReader
 from connectors.mqtt import link, wire
 from connectors.mqtt.link import Account, Link
@@ -29,6 +32,7 @@ from pipelines.clock import ManualClock, SystemClock
 from pipelines.expr import Expr
 from tests.bed.mosquitto import Mosquitto
 from tests.bed.opcua import OpcuaServer
+from tests.connectors import http_world
 from tests.connectors.conformance import Conformance, World, read_all
 from tests.connectors.modbus_plant import Unit, served
 from tests.connectors.schemas import Vibration
@@ -304,3 +308,88 @@ class TestModbus(Conformance):
                     clock.tick()
 
             yield World(lambda: reader, offer, None, ends=False)
+
+
+class TestHttpPush(Conformance):
+    """A gateway that posts each reading by itself, and again what was sent away."""
+
+    @pytest.fixture
+    async def world(self, tmp_path: Path) -> AsyncIterator[World]:
+        source = http_world.push_source(tmp_path)
+        current: list[PushReader] = []
+
+        def listening() -> PushReader | None:
+            return current[0] if current and current[0].open else None
+
+        def reader() -> Reader:
+            current[:] = [PushReader(source, http_world.context(tmp_path))]
+            return current[0]
+
+        gateway = http_world.Gateway(f"http://{source.listen}", listening)
+        posting = asyncio.create_task(gateway.run())
+        offered = 0
+
+        async def offer(count: int) -> None:
+            nonlocal offered
+            for _ in range(count):
+                offered += 1
+                await gateway.post("/r/a", as_json(offered))
+
+        async def offer_bad() -> str:
+            await gateway.post("/r/b", b"no")
+            return "POST /r/b"
+
+        yield World(reader, offer, offer_bad, ends=False)
+        for one in current:
+            await one.close()
+        posting.cancel()
+
+
+class CalmPoll(PollReader):
+    """As `Calm`."""
+
+    def __init__(self, source: http.PollSource[Vibration], folder: Path, clock: Ticks) -> None:
+        super().__init__(source, http_world.context(folder, clock))
+        self._ticks = clock
+
+    async def close(self) -> None:
+        if self._tasks:
+            await self._ticks.asleep.wait()
+        await super().close()
+
+
+class TestHttpPoll(Conformance):
+    """A server that counts how often it was asked, which it is once for each reading that is offered."""
+
+    @pytest.fixture
+    async def world(self, tmp_path: Path) -> AsyncIterator[World]:
+        clock, given = Ticks(), 0
+        bad: set[int] = set()
+        turn = 0
+
+        async def answer(request: web.Request) -> web.Response:
+            nonlocal turn, given
+            turn += 1
+            if turn in bad:
+                return web.Response(body=b"no")
+            given += 1
+            return web.Response(body=as_json(given))
+
+        async with http_world.served(answer) as url:
+            source = http.poll(Vibration, url={"a": url}, every="1s", time=None)
+            reader = CalmPoll(source, tmp_path, clock)
+            offered = 0
+
+            async def offer(count: int) -> None:
+                nonlocal offered
+                for _ in range(count):
+                    offered += 1
+                    clock.tick()
+
+            async def offer_bad() -> str:
+                bad.add(offered + 1)
+                await offer(1)
+                return f"GET {url}"
+
+            yield World(lambda: reader, offer, offer_bad, ends=False)
+            await reader.close()

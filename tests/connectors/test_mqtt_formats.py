@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors import mqtt, shape
-from connectors.mqtt import formats
+from connectors import formats, mqtt, shape
 from connectors.mqtt.codec import Codec
 from connectors.payloads import PAYLOAD_BYTES_MAX
 from pipelines.batch import Batch

@@ -93,7 +93,7 @@ def test_a_switch_is_a_folder_of_the_machine(tmp_path: Path, folder: str) -> Non
 
 
 def test_only_the_network_of_the_uplink_leads_out() -> None:
-    assert INTERNAL == {"ot": True, "bus": True, "wan": False}
+    assert INTERNAL == {"ot": True, "bus": True, "wan": False, "ingress": False}
 
 
 def test_who_has_no_way_out_asks_nobody_for_names_but_on_networks_that_we_do_not_know(tmp_path: Path) -> None:

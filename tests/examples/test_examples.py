@@ -55,6 +55,16 @@ def test_a_cold_snap_is_found() -> None:
     assert out[w["cold"]].columns["window_start"].tolist() == [30 * 24 * 60 * MINUTE]
 
 
+def test_a_meters_quarter_has_its_mean_and_its_peak() -> None:
+    m = loaded("meters.py")
+    batch = m["Meter"].batch(device=["a"] * 30, time=np.arange(30) * MINUTE, power=[1.0] * 14 + [5.0] + [2.0] * 15)
+    out = run(m["meters"], {m["posted"]: batch})
+    quarter, of = out[m["quarter"]], m["Quarter"]
+    assert quarter[of.peak].tolist() == [5, 2]
+    np.testing.assert_allclose(quarter[of.power], [19 / 15, 2])
+    assert m["meters"].plan().sources["meter"].address[1] == 9470
+
+
 def test_the_readme_is_right() -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     program: dict[str, Any] = {}

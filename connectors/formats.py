@@ -27,8 +27,8 @@ class Format(Protocol):
         ...
 
 
-def check(payload: str) -> None:
-    """`PlanError` unless `payload` is a format that is known."""
+def check(kind: str, payload: str) -> None:
+    """`PlanError` unless `payload` is a format that is known. `kind`: of the source, for the message."""
     if payload in NAMED or (payload.startswith(CSV) and payload.removeprefix(CSV).strip(",")):
         return
     try:
@@ -37,7 +37,7 @@ def check(payload: str) -> None:
         known = False
     if not known:
         raise PlanError(
-            f"mqtt payload={payload!r}: write {', '.join(map(repr, NAMED))}, 'csv:time,rms' with the names of its fields, or "
+            f"{kind} payload={payload!r}: write {', '.join(map(repr, NAMED))}, 'csv:time,rms' with the names of its fields, or "
             "the numpy type of a binary number, such as '<f4' or '>i2' (< is little-endian, > is big-endian)"
         )
 
@@ -51,21 +51,27 @@ def format_of(
     time_unit: TimeUnit,
     paths: Mapping[str, str],
     rows: str | None,
+    bytes_max: int = PAYLOAD_BYTES_MAX,
 ) -> Format:
-    """The format that an MQTT source names; see `Payloads` for the others."""
+    """The format that a source names; see `Payloads` for the others."""
     if payload == "number":
         return Numbers(layout)
     if payload.startswith(CSV):
-        return Lines(layout, payload.removeprefix(CSV).split(","), key=key, time=time, time_unit=time_unit, paths=paths)
+        return Lines(
+            layout, payload.removeprefix(CSV).split(","), key=key, time=time, time_unit=time_unit, paths=paths,
+            bytes_max=bytes_max,
+        )  # fmt: skip
     if payload not in NAMED:
         return Binary(layout, np.dtype(payload))
     given: dict[str, Any] = {"key": key, "time": time, "time_unit": time_unit, "paths": paths, "rows": rows}
+    given["bytes_max"] = bytes_max
     if payload == "json":
         return Payloads(layout, **given)
-    return Payloads(layout, **given, decode=_cbor if payload == "cbor" else _msgpack)
+    return Payloads(layout, **given, decode=cbor if payload == "cbor" else msgpack)
 
 
-def _cbor(payload: bytes) -> Any:
+def cbor(payload: bytes) -> Any:
+    """What a payload of CBOR says; `BadData` if it is none."""
     import cbor2
 
     try:
@@ -74,7 +80,8 @@ def _cbor(payload: bytes) -> Any:
         raise BadData(f"the payload is not CBOR: {shown(payload)}: {e}", reason="not_cbor") from e
 
 
-def _msgpack(payload: bytes) -> Any:
+def msgpack(payload: bytes) -> Any:
+    """What a payload of MessagePack says; `BadData` if it is none."""
     import msgspec
 
     try:
@@ -154,7 +161,9 @@ class Lines:
         time: str | None,
         time_unit: TimeUnit,
         paths: Mapping[str, str],
+        bytes_max: int = PAYLOAD_BYTES_MAX,
     ) -> None:
+        self._bytes_max = bytes_max
         kinds = {n: (paths.get(n, n), kind) for n, kind in layout.arrow.items()}
         if key is not None:
             kinds[key] = (key, pa.string())
@@ -162,9 +171,7 @@ class Lines:
             number = pa.int64() if time_unit == "ns" else pa.float64()
             kinds[time] = (time, pa.string() if time_unit == "iso" else number)
         if absent := [at for n, (at, _) in kinds.items() if at not in names and n not in layout.absent]:
-            raise PlanError(
-                f"mqtt payload='csv:{','.join(names)}' has no field {absent[0]!r}: name it there, or in fields="
-            )
+            raise PlanError(f"payload='csv:{','.join(names)}' has no field {absent[0]!r}: name it there, or in fields=")
         self._names = [n or f"_{i}" for i, n in enumerate(names)]
         self._kinds = kinds
         self._schema = pa.schema([(at, kind) for at, kind in dict(kinds.values()).items() if at in names])
@@ -178,7 +185,7 @@ class Lines:
         lines = [payload.strip(b"\r\n") for payload in payloads]
         text = b"\n".join(lines).replace(b"\r\n", b"\n")
         counts = np.array([line.count(b"\n") + 1 for line in lines], np.int64)
-        small = len(lines) > 0 and counts.max() <= LINES_MAX and max(map(len, payloads)) <= PAYLOAD_BYTES_MAX
+        small = len(lines) > 0 and counts.max() <= LINES_MAX and max(map(len, payloads)) <= self._bytes_max
         if (
             whole and small and b"\r" not in text and all(text.split(b"\n"))
         ):  # Arrow has views of its own on blank lines
@@ -194,8 +201,8 @@ class Lines:
         wrong: dict[int, tuple[str, str]] = {}
         for i, text in enumerate(lines):
             parts = text.split(b"\n")
-            if len(payloads[i]) > PAYLOAD_BYTES_MAX or len(parts) > LINES_MAX:
-                limit = f"{PAYLOAD_BYTES_MAX} bytes or {LINES_MAX} lines"
+            if len(payloads[i]) > self._bytes_max or len(parts) > LINES_MAX:
+                limit = f"{self._bytes_max} bytes or {LINES_MAX} lines"
                 wrong[len(of)], parts = ("too_large", f"the payload has more than {limit}"), [b""]
             for n, line in enumerate(parts):
                 table = self._table(line, 1)

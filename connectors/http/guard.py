@@ -1,0 +1,72 @@
+"""Who may post: bearer tokens and Basic accounts, compared in a time that tells nothing. Pure."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipelines.errors import ConfigError
+
+TOKEN_CHARS_MIN = 16  # a shorter one can be guessed
+LINES_MAX = 1_000
+
+
+@dataclass(frozen=True)
+class Guard:
+    """SHA-256 of each token, and of each 'name:password'."""
+
+    tokens: tuple[bytes, ...] = ()
+    users: tuple[bytes, ...] = ()
+
+    @classmethod
+    def of(cls, tokens: str | None, users: str | None) -> Guard:
+        """From the text of the secrets; `ConfigError` if one holds nothing that could be used."""
+        return cls(
+            _hashes(_lines("tokens", tokens, "a token of at least 16 characters on each line")),
+            _hashes(_lines("users", users, "'name:password' on each line, the password of at least 16 characters")),
+        )
+
+    @property
+    def challenge(self) -> str:
+        """What is asked of those who are not let in (RFC 9110, 11.6.1)."""
+        return ", ".join([*(["Bearer"] if self.tokens else []), *(['Basic realm="sitestream"'] if self.users else [])])
+
+    def admits(self, authorization: str) -> bool:
+        """Whether the header Authorization holds one of them."""
+        scheme, _, given = authorization.partition(" ")
+        if scheme.lower() == "bearer":
+            return _among(given.strip().encode(errors="surrogateescape"), self.tokens)
+        if scheme.lower() == "basic":
+            try:
+                return _among(base64.b64decode(given.strip(), validate=True), self.users)
+            except (binascii.Error, ValueError):
+                return False
+        return False
+
+
+def _among(given: bytes, known: Sequence[bytes]) -> bool:
+    """All are compared, so that the time does not say which was nearly right."""
+    digest, found = hashlib.sha256(given).digest(), False
+    for one in known:
+        found |= hmac.compare_digest(digest, one)
+    return found
+
+
+def _lines(name: str, text: str | None, what: str) -> list[str]:
+    lines = [line.strip() for line in (text or "").splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    if text is not None and not 1 <= len(lines) <= LINES_MAX:
+        raise ConfigError(f"http push {name}: the secret has {len(lines)} lines: write {what}, 1 to {LINES_MAX}")
+    for number, line in enumerate(lines, 1):
+        secret = line if name == "tokens" else line.partition(":")[2]
+        if len(secret) < TOKEN_CHARS_MIN or (name == "tokens" and " " in secret):
+            raise ConfigError(f"http push {name}: line {number} of the secret cannot be used: write {what}")
+    return lines
+
+
+def _hashes(lines: Sequence[str]) -> tuple[bytes, ...]:
+    return tuple(hashlib.sha256(line.encode()).digest() for line in lines)

@@ -1,0 +1,188 @@
+"""Reads what is fetched: a task for each URL polls into a bounded buffer; while that is full nothing is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from connectors import columns
+from connectors.base import Context, Read, quality_column
+from connectors.buffer import BYTES_MAX, ROWS_MAX, Buffer
+from connectors.columns import Layout
+from connectors.http import PollSource
+from connectors.http.client import PAGE_BYTES_MAX, Client
+from connectors.http.codec import Codec, Decoded
+from connectors.http.target import Target
+from connectors.progress import DeviceClock
+from connectors.shape import READINGS_MAX
+from pipelines import metrics
+from pipelines.batch import Batch
+from pipelines.dead import DeadLetter
+from pipelines.errors import NotConnected
+from pipelines.quality import BAD, GOOD
+from pipelines.units import duration_ns
+
+FIRST_S_MAX = 6.0  # until one of the URLs has answered
+PIECE_ROWS_MAX = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some readings of a page, with the quality of each; or what is wrong with it."""
+
+    batch: Batch
+    letters: tuple[DeadLetter, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Readings and dead letters."""
+        return len(self.batch) + len(self.letters)
+
+
+class PollReader:
+    """See `connectors.base.Reader`.
+
+    What was read and not acknowledged is given again after `connect`, as long as the process lives, and for so long it is known
+    where each URL goes on. A new process begins with what the servers give it then.
+    """
+
+    def __init__(self, source: PollSource[Any], context: Context) -> None:
+        self._source, self._context = source, context
+        self._labels = {"site": context.site, "stream": source.stream}
+        self._quality = quality_column(source.schema)
+        self._layout = Layout.of(source.schema)
+        self._codec = Codec(source, bytes_max=PAGE_BYTES_MAX)
+        self._empty = self._graded(self._codec.decode([], latest_ns=0).batch)
+        self._device_clock = DeviceClock(source.speed, duration_ns(source.future_max))
+        self._buffer: Buffer[Piece] = Buffer(context.site, source.stream, context.clock)
+        self._again: deque[Piece] = deque()
+        self._unacked: dict[int, list[Piece]] = {}
+        self._reads = 0
+        self._changed = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._client: Client | None = None
+        self._targets = [self._target(key, url) for key, url in source.urls]
+
+    def _target(self, key: str | None, url: str) -> Target:
+        clock, missed = self._context.clock, metrics.collect_missed.labels(**self._labels)
+        return Target(
+            self._source, key, url, self._codec, clock, give=self._give, fail=self._fail, room=self._room, missed=missed.inc,
+            latest=lambda: self._device_clock.latest(clock.now_ns()), changed=self._changed.set,
+        )  # fmt: skip
+
+    async def connect(self) -> None:
+        """See `Reader.connect`. One URL that answers is enough; the others go on trying."""
+        self._again.extendleft(p for read in reversed(self._unacked.values()) for p in reversed(read))
+        self._unacked.clear()
+        for target in self._targets:
+            target.error = None
+        self._client = Client(self._source, self._context)
+        self._tasks = [asyncio.create_task(target.run(self._client)) for target in self._targets]
+        try:
+            async with asyncio.timeout(FIRST_S_MAX):
+                while not any(t.up for t in self._targets) and not all(t.error for t in self._targets):
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
+        self._raise_what_ended()
+        self._check()
+
+    async def read(self, *, rows_max: int, linger_s: float) -> Read:
+        """See `Reader.read`."""
+        if not self._tasks:
+            raise NotConnected("not connected to the URLs yet")
+        pieces = self._kept(rows_max) if self._again else await self._buffer.get(rows_max, linger_s)
+        self._raise_what_ended()
+        if not pieces:
+            self._check()
+        self._reads += 1
+        if pieces:
+            self._unacked[self._reads] = pieces
+        letters = tuple(letter for p in pieces for letter in p.letters)
+        return Read(joined([p.batch for p in pieces], self._empty), letters, partial(self._ack, self._reads))
+
+    async def close(self) -> None:
+        """See `Reader.close`. What was read stays."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    def _kept(self, rows_max: int) -> list[Piece]:
+        taken = [self._again.popleft()]
+        rows = taken[0].rows
+        while self._again and rows + self._again[0].rows <= rows_max:
+            rows += self._again[0].rows
+            taken.append(self._again.popleft())
+        return taken
+
+    async def _ack(self, read: int) -> None:
+        self._unacked.pop(read, None)
+
+    def _give(self, decoded: Decoded) -> None:
+        batch = self._graded(decoded.batch)
+        if decoded.letters:
+            self._put(Piece(batch.take(slice(0, 0)), decoded.letters))
+        for start in range(0, len(batch), PIECE_ROWS_MAX):
+            self._put(Piece(batch.take(slice(start, start + PIECE_ROWS_MAX))))
+
+    def _fail(self, key: str | None, reason: str) -> None:
+        """A device that was asked in vain has a bad reading."""
+        metrics.source_errors.labels(**self._labels, reason=reason).inc()
+        if key is None:
+            return
+        values = {f.qualified: np.zeros(1, f.dtype) for f in self._layout.row.fields}
+        now = np.array([self._context.clock.now_ns()], np.int64)
+        batch = Batch(pa.array([key], pa.string()), np.zeros(1, np.int32), now, values)
+        self._put(Piece(columns.fill(self._graded(batch, BAD), self._source.schema, now)))
+
+    def _put(self, piece: Piece) -> None:
+        nbytes = 200 + sum(c.nbytes for c in piece.batch.columns.values()) + sum(len(d.payload) for d in piece.letters)
+        self._buffer.put(piece, rows=piece.rows, nbytes=nbytes)
+
+    def _room(self) -> bool:
+        """Whether one more page fits into the buffer, so that it never drops anything but bad readings."""
+        return self._buffer.rows <= ROWS_MAX - READINGS_MAX and self._buffer.nbytes <= BYTES_MAX - 4 * PAGE_BYTES_MAX
+
+    def _graded(self, batch: Batch, quality: int = GOOD) -> Batch:
+        return Batch(
+            batch.names,
+            batch.codes,
+            batch.time,
+            {**batch.columns, self._quality: np.full(len(batch), quality, np.int8)},
+        )
+
+    def _raise_what_ended(self) -> None:
+        """A task ends by a bug only."""
+        for task in self._tasks:
+            if task.done():
+                task.result()
+
+    def _check(self) -> None:
+        """`NotConnected` if no URL answers at all."""
+        if not any(t.up for t in self._targets):
+            why = next((t.error for t in self._targets if t.error), None)
+            raise NotConnected(f"none of {len(self._targets)} URLs answers: {why or 'no answer yet'}") from why
+
+
+def joined(batches: Sequence[Batch], empty: Batch) -> Batch:
+    """One after the other, with the distinct names of all."""
+    if len(batches) < 2:
+        return batches[0] if batches else empty
+    names = pa.concat_arrays([b.names for b in batches]).dictionary_encode()
+    new = names.indices.to_numpy()
+    offsets = np.cumsum([0, *(len(b.names) for b in batches[:-1])])
+    codes = np.concatenate([new[b.codes + offset] for b, offset in zip(batches, offsets.tolist(), strict=True)])
+    values_ = {n: np.concatenate([b.columns[n] for b in batches]) for n in empty.columns}
+    return Batch(names.dictionary, codes.astype(np.int32), np.concatenate([b.time for b in batches]), values_)
