@@ -22,7 +22,7 @@ from connectors.firmware.options import PASSWORD, ROOT_FILE
 from connectors.http import PushSource
 from connectors.replay import FolderSource
 from connectors.secrets import Secret
-from containers import bus, images, names
+from containers import bus, control_port, images, names
 from containers.cache import cache_dir
 from containers.commands import File
 from containers.images import Base, Contents
@@ -150,6 +150,7 @@ def check_given(site: SiteFile, plan: Plan) -> None:
                     f'under [services.collect] a line such as  devices = ["{path}"]'
                 )
     _check_listen(site, plan)
+    control_port.check(site, has_control=any(p.service == "control" for p in work_for(plan, site)))
     for profile in services_at(site, plan):
         for secret, whose in _secrets_needed(site, plan, profile.service).items():
             _require_secret(site, profile.service, secret, whose)
@@ -233,7 +234,7 @@ def _desired(
     contents = contents_of(site, plan, base, profile)
     settings = _settings(site, profile)
     secrets = _secret_files(site, profile, with_secrets)
-    port = _port(site, plan) if service == "collect" else None
+    port = {"collect": _port(site, plan), "control": control_port.port(site)}.get(service)
     networks = tuple(network(site, n) for n in (*profile.networks, *([INGRESS] if port else [])))
     mounts = tuple(_mounts(site, profile, plan))
     limits = Limits(size_bytes(own.memory or profile.memory), own.cpus or profile.cpus)
@@ -343,6 +344,8 @@ def _root(site: SiteFile) -> bytes:
 
 def _options(site: SiteFile, profile: Profile) -> dict[str, str]:
     own: dict[str, str] = getattr(site.site.services, profile.service).options
+    if profile.service == "control":
+        return own | control_port.options(site)
     if profile is not FIRMWARE or not site.site.firmware:
         return own
     table = msgspec.to_builtins(site.site.firmware)

@@ -24,18 +24,17 @@ import msgspec
 from aiohttp import web
 
 from connectors.control.api_admission import Tokens
+from connectors.control.api_names import CERTIFICATE, KEY, TOKENS
 from connectors.control.commands import COMMAND_BYTES_MAX, Command, decode
 from connectors.control.desk import Desk
 from connectors.control.devices import APPROVE
 from connectors.control.ledger import OPEN, Entry
-from connectors.secrets import Secret
 from pipelines import metrics
 from pipelines.clock import Clock
 from pipelines.errors import BadData, ConfigError, Unavailable
 from pipelines.settings import Settings
 from pipelines.units import duration_s
 
-TOKENS, CERTIFICATE, KEY = Secret("api_tokens"), Secret("api_certificate"), Secret("api_private_key")
 CONNECTIONS_MAX = 100  # at once; more are told to come later
 WAITING_MAX = 50  # of them those that wait for a command
 WAIT_S_MAX = 30.0
