@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 
 from connectors.base import Read
+from connectors.buffer import ROWS_MAX
 from connectors.http import client, poll, poller
 from connectors.http.client import Client
 from connectors.http.links import joined, position, retry_after_s, with_query
@@ -209,7 +210,12 @@ async def test_a_device_that_is_asked_in_vain_has_bad_readings(
     usual = {name: getattr(plant, name) for name in answer}
     failed: list[str] = []
     fail = PollReader._fail
-    monkeypatch.setattr(PollReader, "_fail", lambda self, key, why: (failed.append(why), fail(self, key, why)))
+
+    def failing(self: PollReader, key: str | None, why: str) -> None:
+        failed.append(why)
+        fail(self, key, why)
+
+    monkeypatch.setattr(PollReader, "_fail", failing)
     async with reading(tmp_path, {"a": plant.url}, time=None, timeout="200ms") as reader:
         assert (await rows(reader, 1)).columns["Meter.quality"].tolist()[0] == GOOD
         for name, value in answer.items():
@@ -264,7 +270,7 @@ async def test_a_host_that_is_not_there(tmp_path: Path) -> None:
 async def test_nothing_is_asked_for_while_there_is_no_room(tmp_path: Path, plant: Plant) -> None:
     async with reading(tmp_path, {"a": plant.url}, time=None, every="10ms") as reader:
         await rows(reader, 1)
-        reader._buffer.rows += poller.ROWS_MAX
+        reader._buffer.rows += ROWS_MAX
         await asyncio.sleep(0.1)
         asked = len(plant.asked)
         await asyncio.sleep(0.2)

@@ -26,7 +26,7 @@ from tests.connectors.options_table import PAGE, check
 from tests.connectors.schemas import Motor, Vibration
 from tests.connectors.test_collect import Collect, records
 
-TOKENS = {"tokens": secret("t")}
+TOKENS: dict[str, Any] = {"tokens": secret("t")}
 A = "http://h/a"
 
 
