@@ -69,7 +69,7 @@ def send(
     Example:
       pipeline device send press-7 set_speed speed=0.5 --key anna.key --site hall1.toml
     """
-    _send(context, name, verb, dict(map(_arg, args)), expires, key, brokers)
+    _send(context, name, verb, dict(map(argument_of, args)), expires, key, brokers)
 
 
 @device.command()
@@ -176,7 +176,8 @@ def _send(
     })  # fmt: skip
 
 
-def _arg(text: str) -> tuple[str, str | int | float | bool]:
+def argument_of(text: str) -> tuple[str, str | int | float | bool]:
+    """Name and value, as a number or truth if it reads as one; `ConfigError` if it is not name=value."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise ConfigError(f"argument {text!r}: write name=value, such as speed=0.5")
