@@ -24,6 +24,7 @@ from containers import (
     cli_release,
     cli_rollout,
     cli_site,
+    cli_twin,
 )
 from containers.cli_shared import Root, shared
 from containers.packages import own_version
@@ -78,6 +79,7 @@ for command in (
     cli_kubernetes.group,
 ):
     main.add_command(command)
+cli_device.device.add_command(cli_twin.twin)
 
 if __name__ == "__main__":
     main()

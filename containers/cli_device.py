@@ -70,7 +70,7 @@ def send(
     Example:
       pipeline device send press-7 set_speed speed=0.5 --key anna.key --site hall1.toml
     """
-    _send(context, name, verb, dict(map(_arg, args)), expires, key, brokers)
+    _send(context, name, verb, dict(map(argument_of, args)), expires, key, brokers)
 
 
 @device.command()
@@ -88,7 +88,7 @@ def sign(context: Context, name: str, verb: str, args: tuple[str, ...], expires:
     Example:
       pipeline device sign press-7 set_speed speed=0.5 --key anna.key --site hall1.toml
     """
-    command = _signed(context.site().site, name, verb, dict(map(_arg, args)), expires, key)
+    command = _signed(context.site().site, name, verb, dict(map(argument_of, args)), expires, key)
     context.console.data(command.encode().decode(), {"command": msgspec.to_builtins(command)})
 
 
@@ -209,7 +209,8 @@ def _signed(site: Site, name: str, verb: str, args: dict[str, Any], expires: str
     return command
 
 
-def _arg(text: str) -> tuple[str, str | int | float | bool]:
+def argument_of(text: str) -> tuple[str, str | int | float | bool]:
+    """Name and value, as a number or truth if it reads as one; `ConfigError` if it is not name=value."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise ConfigError(f"argument {text!r}: write name=value, such as speed=0.5")

@@ -133,6 +133,10 @@ control_api_answers = Counter(
     ["site", "status"],
 )  # fmt: skip
 control_off = Gauge(_P + "control_off", "1 while the off switch keeps every command from its device.", ["site"])
+twins_different = Gauge(_P + "twins_different", "Devices whose settings are not what is desired.", ["site"])
+twin_difference = Gauge(
+    _P + "twin_oldest_difference_timestamp_seconds", "Since when the oldest of them is not; 0 if none.", ["site"]
+)
 
 # firmware
 firmware_devices = Gauge(_P + "firmware_devices", "Devices by the state of their update.", ["site", "state"])

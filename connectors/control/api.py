@@ -22,6 +22,7 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from connectors.control.api_admission import Tokens
 from connectors.control.api_names import CERTIFICATE, KEY, TOKENS
@@ -115,6 +116,8 @@ class Api:
                 raw = await request.read()
         except TimeoutError as e:
             raise Refusal(408, "slow", f"the body did not come within {BODY_S_MAX:.0f} s") from e
+        except (ConnectionError, HttpProcessingError, web.RequestPayloadError) as e:
+            raise Refusal(400, "body", f"the body is cut short, or none of HTTP: {e}") from e
         try:
             named = msgspec.json.decode(raw, type=dict[str, Any]).get("device", "")
             return decode(raw, str(named).encode())

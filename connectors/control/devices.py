@@ -21,7 +21,7 @@ from __future__ import annotations
 import binascii
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Literal
 from urllib.parse import urlsplit
@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from connectors.control import ATTEMPTS_MAX, DeviceTopic
-from connectors.control.commands import Command, Value
+from connectors.control.commands import ARGS_MAX, Command, Value
 from connectors.control.nodes import WITHIN_NS_MAX, Call, Server, Set, wrong_call, wrong_set
 from pipelines.errors import ConfigError, SitestreamError
 from pipelines.settings import decode_strict
@@ -38,8 +38,8 @@ from pipelines.units import duration_ns
 DOCUMENT_BYTES_MAX = 64 * 2**10
 RATE_PER_NS_MAX = 3600 * 10**9  # what was admitted is remembered for longer than that
 RATE_MAX = 1000
-APPROVE, OFF, ON = "approve", "off", "on"  # verbs that control itself carries out
-OWN = (APPROVE, OFF, ON)
+APPROVE, OFF, ON, TWIN = "approve", "off", "on", "twin"  # verbs that control itself carries out
+OWN = (APPROVE, OFF, ON, TWIN)
 OPCUA = "connectors.control.opcua:Opcua"
 _RATE = re.compile(r"(\d{1,4})/(\w+)")
 _TYPES: dict[str, tuple[type, ...]] = {"float": (int, float), "int": (int,), "text": (str,), "bool": (bool,)}
@@ -141,7 +141,17 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     modbus: str = ""
     unit: int = 1
     opcua: Server | None = None
-    verbs: dict[str, Verb]
+    verbs: dict[str, Verb] = {}
+    settings: dict[str, Arg] = {}  # what its twin may have
+
+    def settings_refusal(self, values: Mapping[str, Value]) -> str:
+        """Why settings are not allowed; empty if they are. None: it is not to be set any more."""
+        for name, value in values.items():
+            if value is not None and name not in self.settings:
+                return f"the profile has no setting {name!r}"
+            if value is not None and (why := self.settings[name].refusal(value)):
+                return f"{name}: {why}"
+        return ""
 
     @property
     def way(self) -> str:
@@ -244,6 +254,12 @@ def _wrong_profile(at: str, profile: Profile) -> Iterator[tuple[str, str]]:
         yield f"{at}.devices", "a Modbus address is that of one device: name it, without * ? ["
     if not 0 <= profile.unit <= 247:
         yield f"{at}.unit", "write 0 to 247"
+    if not profile.verbs and not profile.settings:
+        yield at, "say what the devices can be told: verbs, settings, or both"
+    if profile.settings and not profile.topic:
+        yield f"{at}.settings", "only devices on MQTT (topic) have a twin: for others write verbs"
+    if len(profile.settings) > ARGS_MAX or not all(re.fullmatch(r"[A-Za-z_]\w{0,62}", n) for n in profile.settings):
+        yield f"{at}.settings", f"at most {ARGS_MAX}, each named by letters, digits and '_'"
     for name, verb in profile.verbs.items():
         yield from _wrong_verb(f"{at}.verbs.{name}", name, verb)
         yield from _wrong_way(f"{at}.verbs.{name}", verb, profile)

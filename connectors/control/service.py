@@ -25,6 +25,8 @@ from connectors.control.devices import Devices, parse
 from connectors.control.guard import Guard
 from connectors.control.signing import own
 from connectors.control.switch import Switch
+from connectors.control.twins import TwinDesk, filters
+from connectors.control.twins import read as read_twins
 from connectors.control.writers import Writers, writers_for
 from connectors.link import Broker, Link
 from pipelines import metrics, topics
@@ -85,8 +87,8 @@ async def main(settings: Settings, health: Health, stop: asyncio.Event) -> None:
         clock = SystemClock()
         newest_ns = max((e.updated_at_ns for e in entries), default=0)
         guard = Guard(settings.site, devices, patterns, key, newest_ns)
-        filters = sorted({t.ack_filter for t in patterns})
-        link = Link(broker, f"{settings.site}-control", filters, health) if broker else None
+        heard = [*sorted({t.ack_filter for t in patterns}), *filters(devices)]
+        link = Link(broker, f"{settings.site}-control", heard, health) if broker else None
         if link is None:
             health.set(mqtt=True)  # there is nothing to be connected to
         direct = writers_for(devices, settings.site, Path(settings.secrets_dir), clock)
@@ -94,10 +96,13 @@ async def main(settings: Settings, health: Health, stop: asyncio.Event) -> None:
             ending.push_async_callback(writer.close)
         local = settings.options.get("off_switch")
         switch = Switch(Path(settings.data_dir), Path(local) if local else None)
-        desk = Desk(settings.site, patterns, entries, account, guard, switch, Writers(guard, link, direct), bury, clock)
+        sides = await read_twins(settings.brokers, settings.site)
+        twins = TwinDesk(settings.site, devices, sides, link, switch, clock)
+        writers = Writers(guard, link, direct)
+        desk = Desk(settings.site, patterns, entries, account, guard, switch, writers, twins, bury, clock)
         bridge = Bridge(settings, sources, producer, bury, health, key)
         await ending.enter_async_context(api.serving(settings, desk, partial(_hand_in, producer, settings.site), clock))
-        await _run(app_of(settings, desk, health), desk, link, bridge, stop)
+        await _run(app_of(settings, desk, health), desk, twins, link, bridge, stop)
 
 
 async def _hand_in(producer: kafka.Client, site: str, command: Command) -> None:
@@ -116,10 +121,23 @@ def patterns_of(plan: Plan, devices: Devices | None) -> list[DeviceTopic]:
     return list({t.text: t for t in (*sinks, *profiles)}.values())
 
 
-async def _run(app: faust.App, desk: Desk, link: Link | None, bridge: Bridge, stop: asyncio.Event) -> None:
+async def _run(
+    app: faust.App, desk: Desk, twins: TwinDesk, link: Link | None, bridge: Bridge, stop: asyncio.Event
+) -> None:
     """Run the parts side by side; when one fails or `stop` is set, end all in order."""
-    work = [asyncio.create_task(c) for c in (desk.run(stop), bridge.run(stop))]
-    answers = [link.run(desk.hear, desk.connected)] if link else []
+
+    async def hear(topic: str, payload: bytes) -> None:
+        if twins.owns(topic):
+            twins.hear(topic, payload)
+        else:
+            await desk.hear(topic, payload)
+
+    async def connected() -> None:
+        await desk.connected()
+        twins.connected()
+
+    work = [asyncio.create_task(c) for c in (desk.run(stop), bridge.run(stop), twins.run(desk.alone, stop))]
+    answers = [link.run(hear, connected)] if link else []
     parts = [*work, *(asyncio.create_task(c) for c in (*answers, _host(app), stop.wait()))]
     try:
         await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)

@@ -161,12 +161,26 @@ async def test_what_is_not_taken_is_told_why(client: Client) -> None:
     assert (await client.refused("GET", "/v1/approvals?limit=0"))[:2] == (400, "limit")
     assert await client.site.states() == []  # and not one of all these is on record
 
+    await hang_up(client, b"Content-Length: 500\r\n\r\n{")  # what is no mistake of ours leaves no trace in the log
+    await hang_up(client, b"Transfer-Encoding: chunked\r\n\r\n5\r\nabc")
+    await hang_up(client, b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\nZZ\r\n")
+
     answers = [await client.ask("GET", "/v1/approvals") for _ in range(2 * BURST_MAX)]
     late = [a for a in answers if a[0] == 429]
     assert late
     assert {a[0] for a in answers} == {200, 429}
     assert (late[0][1]["reason"], late[0][2]["Retry-After"]) == ("rate", "1")
     assert (await client.ask("GET", "/v1/approvals", token=OTHER))[0] == 200
+
+
+async def hang_up(client: Client, rest: bytes) -> None:
+    """Begin a request and go away in the middle of its body."""
+    _, writer = await asyncio.open_connection("127.0.0.1", int(client.url.rpartition(":")[2]))
+    writer.write(f"POST /v1/commands HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n".encode() + rest)
+    await writer.drain()
+    await asyncio.sleep(0.2)
+    writer.close()
+    await writer.wait_closed()
 
 
 async def test_without_the_option_no_port_is_open_and_what_is_wrong_with_it_is_told(tmp_path: Path) -> None:
