@@ -183,7 +183,12 @@ def _check_listen(site: SiteFile, plan: Plan) -> None:
         raise ConfigError(
             f"{field}: one port is published, and the pipeline's sources listen on several: give them the same"
         )
+    places: dict[tuple[Any, str], str] = {}
     for stream, source in sources.items():
+        if (other := places.setdefault((source.address, source.path), stream)) != stream:
+            raise ConfigError(
+                f"streams {other} and {stream} are both posted to {source.path}: give each a path of its own"
+            )
         if ipaddress.ip_address(source.address[0]).is_loopback:
             raise ConfigError(
                 f"stream {stream}: listen={source.listen!r} can be reached from within its container alone: leave it out"

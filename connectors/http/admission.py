@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from connectors.http.codec import BODY_BYTES_MAX
 from connectors.http.guard import Guard
 
-REQUESTS_MAX = 1_000  # that wait for Kafka, of one source
+REQUESTS_MAX = 500  # that wait for Kafka, of one source
 BYTES_MAX = 8 * 2**20  # of their bodies
 RETRY_S_MAX = 5  # those who are sent away come back some time within this
 

@@ -16,8 +16,9 @@ from pipelines.errors import ConfigError, NotConnected
 CONNECTIONS_MAX = 1_000  # at once; more are told to come later
 IDLE_S_MAX = 30.0  # without a whole head of a request, from the connection's begin or its last answer
 HANDSHAKE_S_MAX = 10.0  # of TLS
-HEAD_LINE_BYTES_MAX = 4_096
-HEADERS_MAX = 64
+HEAD_LINE_BYTES_MAX = 2_048  # of strangers, too: with the limits around it, what they can make us hold is bounded
+HEADERS_MAX = 32
+READ_BYTES_MAX = 16_384  # of a body that nobody has asked for yet
 CLOSE_S_MAX = 1.0
 LINGER_S_MAX = 2.0  # for the rest of a body that nobody wants
 BACKLOG = 128
@@ -81,6 +82,7 @@ class Door:
         self._http = web.Server(
             self._handle, access_log=None, logger=_quiet, keepalive_timeout=IDLE_S_MAX, lingering_time=LINGER_S_MAX,
             max_line_size=HEAD_LINE_BYTES_MAX, max_field_size=HEAD_LINE_BYTES_MAX, max_headers=HEADERS_MAX, auto_decompress=False,
+            read_bufsize=READ_BYTES_MAX,
         )  # fmt: skip
         host, port = self._address
         handshake_s = None if tls is None else HANDSHAKE_S_MAX
@@ -101,8 +103,16 @@ class Door:
         for route in self._routes:
             key = route.key(request.rel_url.raw_path)
             if key is not None:
-                return await route.answer(request, key)
+                return await _answered(route, request, key)
         return web.Response(status=404, text="nothing is posted here: correct the path")
+
+
+async def _answered(route: Route, request: web.BaseRequest, key: str) -> web.Response:
+    try:
+        return await route.answer(request, key)
+    except Exception:  # ours: aiohttp would tell a logger that is silent
+        log.exception("http push: %s", route.path)
+        return web.Response(status=500, text="a mistake of ours: send it again later", headers={"Retry-After": "30"})
 
 
 def door(address: tuple[str, int]) -> Door:

@@ -50,7 +50,8 @@ class Server:
         while True:
             got = await self.reader.read(rows_max=4, linger_s=0.02)
             self.reads.append(got)
-            await self.kafka.wait()
+            if len(got.batch) or got.rejects:
+                await self.kafka.wait()
             await got.ack()
 
     @property
@@ -243,6 +244,20 @@ async def test_requests_that_are_none(server: Server, client: aiohttp.ClientSess
 
 
 ROWS = [{"device": "a", "rms": 1}, {"device": "b", "rms": 2}]
+
+
+async def test_a_mistake_of_ours_is_told(
+    server: Server, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(route, "Post", None)
+    assert (await post(client, f"{server.url}/r/a", b'{"rms": 1}'))[:2] == (
+        500,
+        "a mistake of ours: send it again later",
+    )
+    assert "http push: /r/{device}" in caplog.text
+    assert "NoneType" in caplog.text
+
+
 FORMATS: list[tuple[dict[str, Any], str, bytes]] = [
     ({}, "application/json; charset=utf-8", b'[{"device": "a", "rms": 1}, {"device": "b", "rms": 2}]'),
     ({"rows": "data.list[*]", "key": "n", "fields": {Vibration.rms: "v.rms"}}, "application/json",

@@ -125,6 +125,11 @@ def test_only_collect_listens(tmp_path: Path) -> None:
     [
         (LISTEN, "", "the pipeline has no source to which anything is posted: leave it out"),
         ("[networks]\not = 'plant-ot'\n" + LISTEN, push(), "networks.ot = 'plant-ot' is a network of your own"),
+        (
+            LISTEN,
+            push() + "tiny.read(http.push(Meter, stream='b', path='/meters', tokens=secret('t')))",
+            "streams meter and b are both posted to /meters: give each a path of its own",
+        ),
         (LISTEN, push(", listen='127.0.0.1:9470'"), "can be reached from within its container alone"),
         (
             LISTEN,
