@@ -43,7 +43,8 @@ class Plant:
 
     def from_inside(self) -> str:
         url = f"http://{self.outside.address}:{self.web}/"
-        output: bytes = self.engine.client.containers.get("listens").exec_run(["python3", "-c", ASK, url]).output
+        output = self.engine.client.containers.get("listens").exec_run(["python3", "-c", ASK, url]).output
+        assert isinstance(output, bytes)  # it is not streamed
         return output.decode().strip().splitlines()[-1]
 
 
