@@ -23,9 +23,11 @@ from connectors.control.guard import Guard
 from connectors.control.ledger import Ledger
 from connectors.control.signing import load, signed
 from containers.cli import main
+from containers.desired import check_given
 from containers.embedded import EmbeddedKafka
 from tests.bed import free_port
 from tests.bed.mosquitto import Mosquitto
+from tests.containers.kit import SITE, site_of
 from tests.control.plant import DEVICES, ROOT, Device, Site
 
 PAGE = (Path(__file__).parents[2] / "docs/control.md").read_text()
@@ -70,6 +72,12 @@ def test_its_file_allows_what_it_says(
     assert guard.forged(command) == ""
     found = guard.judge(command, Ledger(), NOW).refusal
     assert (refused in found) if refused else (found == "")
+
+
+def test_its_site_file_is_one(tmp_path: Path) -> None:
+    site, plan = site_of(tmp_path, SITE + re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)[1])
+    check_given(site, plan)
+    assert site.site.services.control.listen == "0.0.0.0:9471"
 
 
 def test_its_commands_exist() -> None:
