@@ -68,6 +68,7 @@ def _upload(plan: Plan, site: str, who: str) -> Iterator[Acl]:
 def _control(plan: Plan, site: str, who: str) -> Iterator[Acl]:
     yield from (Acl(who, "read", "topic", name) for name in origins(plan, site))
     yield from (*_both(who, topics.commands(site)), *_both(who, topics.acks(site)))
+    yield from (*_both(who, topics.twin_desired(site)), *_both(who, topics.twin_reported(site)))
     yield Acl(who, "write", "topic", topics.audit(site))
     yield from (Acl(who, "read", "group", f"{site}.control{part}") for part in ("", ".alarms"))
     yield Acl(who, "write", "transactional id", f"{site}.control")

@@ -27,6 +27,7 @@ from containers import (
     cli_release,
     cli_rollout,
     cli_site,
+    cli_twin,
 )
 from containers.cli_shared import Context, Root, shared
 from containers.fleet.drive import Attempt
@@ -89,6 +90,7 @@ for command in (
     cli_kubernetes.group,
 ):
     main.add_command(command)
+cli_device.device.add_command(cli_twin.twin)
 
 if __name__ == "__main__":
     main()

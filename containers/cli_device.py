@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from containers.cli_shared import Context, shared
 from containers.console import coloured, table
 from containers.site import Site
 from pipelines.clock import SystemClock
-from pipelines.errors import ConfigError
+from pipelines.errors import BadData, ConfigError
 from pipelines.units import duration_ns
 
 KEY_VARIABLE = "SITESTREAM_DEVICE_KEY"
@@ -69,7 +70,26 @@ def send(
     Example:
       pipeline device send press-7 set_speed speed=0.5 --key anna.key --site hall1.toml
     """
-    _send(context, name, verb, dict(map(_arg, args)), expires, key, brokers)
+    _send(context, name, verb, dict(map(argument_of, args)), expires, key, brokers)
+
+
+@device.command()
+@click.argument("name")
+@click.argument("verb")
+@click.argument("args", nargs=-1)
+@click.option("--expires", default="30s", show_default=True, help="When it must no longer be begun.")
+@_key
+@shared
+@click.pass_obj
+def sign(context: Context, name: str, verb: str, args: tuple[str, ...], expires: str, key: Path) -> None:
+    """Print a signed command, for control's HTTP API, and send nothing. No broker is contacted.
+
+    \b
+    Example:
+      pipeline device sign press-7 set_speed speed=0.5 --key anna.key --site hall1.toml
+    """
+    command = _signed(context.site().site, name, verb, dict(map(argument_of, args)), expires, key)
+    context.console.data(command.encode().decode(), {"command": msgspec.to_builtins(command)})
 
 
 @device.command()
@@ -161,22 +181,36 @@ def _kafka(site: Site, brokers: str | None) -> str:
 def _send(
     context: Context, name: str, verb: str, args: dict[str, Any], expires: str, key: Path, brokers: str | None
 ) -> None:
-    from connectors.control.commands import Command
     from connectors.control.send import send
-    from connectors.control.signing import load, signed
 
-    site, now = context.site().site, SystemClock().now_ns()
-    command = Command(
-        id=uuid.uuid4().hex, device=name, verb=verb, args=args, issuer=key.stem, issued_at_ns=now,
-        expires_at_ns=now + duration_ns(expires),
-    )  # fmt: skip
-    asyncio.run(send(_kafka(site, brokers), site.site, signed(command, site.site, load(key))))
+    site = context.site().site
+    command = _signed(site, name, verb, args, expires, key)
+    asyncio.run(send(_kafka(site, brokers), site.site, command))
     context.console.data(f"{command.id} is sent: `pipeline device status {name}` tells what becomes of it", {
         "site": site.site, "command": command.id,
     })  # fmt: skip
 
 
-def _arg(text: str) -> tuple[str, str | int | float | bool]:
+def _signed(site: Site, name: str, verb: str, args: dict[str, Any], expires: str, key: Path) -> Any:
+    """A signed command; `ConfigError` if it can be none."""
+    from connectors.control.commands import Command, decode
+    from connectors.control.signing import load, signed
+
+    now = SystemClock().now_ns()
+    command = Command(
+        id=uuid.uuid4().hex, device=name, verb=verb, args=args, issuer=key.stem, issued_at_ns=now,
+        expires_at_ns=now + duration_ns(expires),
+    )  # fmt: skip
+    command = signed(command, site.site, load(key))
+    try:
+        decode(command.encode(), name.encode())
+    except BadData as e:
+        raise ConfigError(str(e)) from e
+    return command
+
+
+def argument_of(text: str) -> tuple[str, str | int | float | bool]:
+    """Name and value, as a number or truth if it reads as one; `ConfigError` if it is not name=value."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise ConfigError(f"argument {text!r}: write name=value, such as speed=0.5")

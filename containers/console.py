@@ -69,6 +69,15 @@ def _padded(cell: str, width: int) -> str:
     return cell + " " * (width - len(click.unstyle(cell)))
 
 
+def age(ns: int) -> str:
+    """About how long, in its largest unit: '12s', '5m', '3h', '2d'."""
+    s = max(ns, 0) // 10**9
+    for unit, scale in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if s >= scale:
+            return f"{s // scale}{unit}"
+    return f"{s}s"
+
+
 def coloured(text: str, colour: Colour) -> str:
     """Text in a colour; taken out again where no terminal listens."""
     return click.style(text, fg=colour)

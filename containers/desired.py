@@ -22,7 +22,7 @@ from connectors.firmware.options import PASSWORD, ROOT_FILE
 from connectors.http import PushSource
 from connectors.replay import FolderSource
 from connectors.secrets import Secret
-from containers import bus, images, names
+from containers import bus, control_port, images, names
 from containers.cache import cache_dir
 from containers.commands import File
 from containers.images import Base, Contents
@@ -110,7 +110,8 @@ def check(site: SiteFile, plan: Plan) -> None:
     Looks at no secret and no engine.
     """
     dimensions.load(plan, dimensions.folder_of(site.pipeline))
-    device_rules(site)
+    for secret in _rules(site).secrets:
+        _require_secret(site, "control", secret, f"which {site.site.devices} names")
     check_given(site, plan)
 
 
@@ -129,6 +130,11 @@ def device_rules(site: SiteFile) -> str:
     return text
 
 
+def _rules(site: SiteFile) -> devices.Devices:
+    rules = device_rules(site)
+    return devices.parse(rules, site.site.devices) if rules else devices.Devices()
+
+
 def check_given(site: SiteFile, plan: Plan) -> None:
     """`ConfigError` if the pipeline needs something that the site file does not give. Reads nothing."""
     bus.check(site, plan)
@@ -144,14 +150,18 @@ def check_given(site: SiteFile, plan: Plan) -> None:
                     f'under [services.collect] a line such as  devices = ["{path}"]'
                 )
     _check_listen(site, plan)
+    control_port.check(site, has_control=any(p.service == "control" for p in work_for(plan, site)))
     for profile in services_at(site, plan):
-        given = getattr(site.site.services, profile.service).secrets
         for secret, whose in _secrets_needed(site, plan, profile.service).items():
-            if secret not in given:
-                raise ConfigError(
-                    f"{site.path}: {profile.service} needs the secret {secret!r} {whose}: add under "
-                    f"[services.{profile.service}.secrets] a line such as  {secret} = 'file:secrets/{secret}'"
-                )
+            _require_secret(site, profile.service, secret, whose)
+
+
+def _require_secret(site: SiteFile, service: str, secret: str, whose: str) -> None:
+    if secret not in getattr(site.site.services, service).secrets:
+        raise ConfigError(
+            f"{site.path}: {service} needs the secret {secret!r} {whose}: add under "
+            f"[services.{service}.secrets] a line such as  {secret} = 'file:secrets/{secret}'"
+        )
 
 
 def pushed(plan: Plan) -> dict[str, PushSource[Any]]:
@@ -229,7 +239,7 @@ def _desired(
     contents = contents_of(site, plan, base, profile)
     settings = _settings(site, profile)
     secrets = _secret_files(site, profile, with_secrets)
-    port = _port(site, plan) if service == "collect" else None
+    port = {"collect": _port(site, plan), "control": control_port.port(site)}.get(service)
     networks = tuple(network(site, n) for n in (*profile.networks, *([INGRESS] if port else [])))
     mounts = tuple(_mounts(site, profile, plan))
     limits = Limits(size_bytes(own.memory or profile.memory), own.cpus or profile.cpus)
@@ -309,6 +319,7 @@ def contents_of(site: SiteFile, plan: Plan, base: Base, profile: Profile) -> Con
     readers = {
         "collect": [s.reader for s in readable(plan).values()],
         "process": [s.decoder for s in streams.values() if foreign(s)],
+        "control": _rules(site).writers,
     }.get(profile.service, [])
     return images.contents(profile, site.pipeline, readers, base, _facts(site, plan, profile.service))
 
@@ -338,6 +349,8 @@ def _root(site: SiteFile) -> bytes:
 
 def _options(site: SiteFile, profile: Profile) -> dict[str, str]:
     own: dict[str, str] = getattr(site.site.services, profile.service).options
+    if profile.service == "control":
+        return own | control_port.options(site)
     if profile is not FIRMWARE or not site.site.firmware:
         return own
     table = msgspec.to_builtins(site.site.firmware)

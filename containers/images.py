@@ -107,15 +107,16 @@ class Contents:
 def contents(
     profile: Profile, pipeline: str, readers: Sequence[str], base: Base, facts: Mapping[str, bytes] | None = None
 ) -> Contents:
-    """What the image of a service holds. `readers` are 'module:class' of the sources that it reads, `facts` the files of
-    dimensions by their path below the pipeline's folder.
+    """What the image of a service holds. `readers` are 'module:class' of what it loads by name, to read sources or to write to
+    devices; `facts` the files of dimensions by their path below the pipeline's folder.
 
     `ConfigError` if a package is not installed here, or the pipeline file imports something that no image has.
     """
     if profile.lean:
         return _lean(profile, base)
     reader_modules = [reader.partition(":")[0] for reader in readers]
-    extras = tuple(sorted({*profile.extras, *({m.split(".")[1] for m in reader_modules} & packages.extras())}))
+    named = {part for m in reader_modules for part in m.split(".")[1:]}
+    extras = tuple(sorted({*profile.extras, *(named & packages.extras())}))
     common = packages.pins(base.python)
     extra = tuple(p for p in packages.pins(base.python, extras) if p not in common)
     runs = modules.closure([modules.entry(profile.module), *reader_modules], modules.ours)

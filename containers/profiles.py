@@ -2,7 +2,8 @@
 
 All: a user of its own, read-only root, no capabilities, no new privileges, the engine's default seccomp filter, limits on
 memory, processors, processes, open files, logs and /tmp, no core dump, secrets as files, no host namespace, never the engine's
-socket; and no published port, but for one of collect that a site file may name. docs/security.md says by which test each is held.
+socket; and no published port, but for one of collect and one of control that a site file may name. docs/security.md says by
+which test each is held.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Libraries that could write to a device, cut down to the part that reads, before they go into an image.
+"""Libraries that could write to a device, cut down to the part that reads, before they go into an image. Control writes: its
+image keeps the requests that it sends, and no others.
 
 Named are the files that stay and the definitions that go. A name that is not found ends the build: a new version of the library
 is looked at by a person before it is shipped. What is cut says so in its first line, as its licence (LGPL) wants.
@@ -9,7 +10,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipelines.errors import ConfigError
@@ -27,6 +28,15 @@ class Cut:
     requests: tuple[str, str, tuple[str, ...]]  # a file, the ending of classes, and the only ones with it that stay
     ids: str  # a file with a class of numbers: those that no file names go
     unneeded: tuple[str, ...]  # requirements of the library that only what goes needs
+    beside: str  # a package that only the image of a service that writes has: beside it, `writes` stay
+    writes: tuple[str, ...]  # of the definitions that go
+
+    def for_writing(self) -> Cut:
+        """The cut for that service."""
+        definitions = tuple((path, tuple(n for n in names if n not in self.writes)) for path, names in self.definitions)
+        path, ending, allowed = self.requests
+        more = tuple(n.removesuffix(ending) for n in self.writes if n.endswith(ending))
+        return replace(self, definitions=definitions, requests=(path, ending, (*allowed, *more)))
 
 
 READS = (
@@ -92,6 +102,8 @@ CUTS = {
         requests=("ua/uaprotocol_auto.py", "Request", READS),
         ids="ua/object_ids.py",
         unneeded=("aiosqlite", "anyio", "python-dateutil", "pytz", "sortedcontainers"),
+        beside="pymodbus",
+        writes=("WriteRequest", "WriteParameters", "WriteValue", "CallRequest", "CallParameters", "CallMethodRequest"),
     )
 }  # fmt: skip
 
@@ -105,7 +117,7 @@ def prune(folder: Path) -> None:
     """Cut what is in a folder of installed packages; `ConfigError` if a library is not as it is known here."""
     for name, cut in CUTS.items():
         if (folder / name).is_dir():
-            _prune(folder / name, cut)
+            _prune(folder / name, cut.for_writing() if (folder / cut.beside).is_dir() else cut)
 
 
 def _prune(library: Path, cut: Cut) -> None:

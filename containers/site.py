@@ -54,7 +54,7 @@ class ServiceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     options: dict[str, str] = {}
     devices: tuple[str, ...] = ()  # serial ports of the site's machine, for collect
     device_group: int = DIALOUT  # number of the group that may use them there
-    listen: str = ""  # address and port of the site's machine, behind which collect listens
+    listen: str = ""  # address and port of the site's machine, behind which collect or control listens
     secrets: dict[str, str] = {}  # name -> 'file:PATH' or 'env:NAME'
 
 
@@ -421,7 +421,10 @@ def listen_of(text: str) -> tuple[str, int]:
 
 
 def _listen(service: str, text: str) -> None:
-    _require(not text or service == "collect", f"services.{service}.listen: only collect listens: leave it out here")
+    _require(
+        not text or service in ("collect", "control"),
+        f"services.{service}.listen: only collect and control listen: leave it out here",
+    )
     try:
         listen_of(text or "0.0.0.0:1")
     except ValueError as e:

@@ -128,7 +128,15 @@ uplink_up = Gauge(_P + "uplink_up", "1 while the store answers.", ["site"])
 
 # control
 commands = Counter(_P + "commands_total", "Commands by the state they reached.", ["site", "state"])
+control_api_answers = Counter(
+    _P + "control_api_answers_total", "Requests to control's HTTP API, by the status that they were answered with.",
+    ["site", "status"],
+)  # fmt: skip
 control_off = Gauge(_P + "control_off", "1 while the off switch keeps every command from its device.", ["site"])
+twins_different = Gauge(_P + "twins_different", "Devices whose settings are not what is desired.", ["site"])
+twin_difference = Gauge(
+    _P + "twin_oldest_difference_timestamp_seconds", "Since when the oldest of them is not; 0 if none.", ["site"]
+)
 
 # firmware
 firmware_devices = Gauge(_P + "firmware_devices", "Devices by the state of their update.", ["site", "state"])

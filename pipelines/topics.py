@@ -66,6 +66,16 @@ def acks(site: str) -> str:
     return f"{site}.control.ack"
 
 
+def twin_desired(site: str) -> str:
+    """What the settings of devices are to be, JSON, keyed by device; compacted."""
+    return f"{site}.twin.desired"
+
+
+def twin_reported(site: str) -> str:
+    """What devices say of their settings, JSON, keyed by device; compacted."""
+    return f"{site}.twin.reported"
+
+
 def firmware_desired(site: str) -> str:
     """Hints that there is a newer firmware plan, JSON; compacted. They can hold updates back, never begin one."""
     return f"{site}.fw.desired"

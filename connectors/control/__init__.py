@@ -21,6 +21,8 @@ from pipelines.schema import Row
 from pipelines.units import duration_ns
 
 ACK_LEVEL = "ack"
+DESIRED_LEVEL, REPORTED_LEVEL = "desired", "reported"  # beside the command topic, for settings
+_OWN_LEVELS = (ACK_LEVEL, DESIRED_LEVEL, REPORTED_LEVEL)
 _VERB = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 Constant = str | int | float | bool
@@ -39,7 +41,7 @@ class DeviceTopic:
         levels = text.split("/")
         named = [level for level in levels if _PLACEHOLDER.fullmatch(level)]
         clean = not any(c in level for level in levels if level not in named for c in "{}+#") and all(levels)
-        if len(named) != 1 or levels[-1] in (named[0], ACK_LEVEL) or not clean or text.startswith("$"):
+        if len(named) != 1 or levels[-1] in (named[0], *_OWN_LEVELS) or not clean or text.startswith("$"):
             raise PlanError(
                 f"command topic {text!r}: write the device once, as a level of its own before the last, and no wildcards: "
                 f"'press/{{device}}/cmd' (answers are read from the topic beside it, 'press/{{device}}/{ACK_LEVEL}')"
@@ -52,16 +54,16 @@ class DeviceTopic:
 
     def ack_at(self, device: str) -> str:
         """The topic on which a device answers."""
-        return self._ack.replace(self.placeholder, device)
+        return self.beside(ACK_LEVEL, device)
 
     @property
     def ack_filter(self) -> str:
         """The MQTT subscription that hears the answers of all devices."""
-        return self._ack.replace(self.placeholder, "+")
+        return self.beside(ACK_LEVEL, "+")
 
-    @property
-    def _ack(self) -> str:
-        return f"{self.text.rpartition('/')[0]}/{ACK_LEVEL}"
+    def beside(self, level: str, device: str) -> str:
+        """The topic of a device that has another last level."""
+        return f"{self.text.rpartition('/')[0]}/{level}".replace(self.placeholder, device)
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ class Account(account.Account):
         return await cls.open(brokers, topics.acks(site), f"{site}.control", f"control service of site {site}")
 
     async def keep(
-        self, entries: Sequence[Entry], old: Sequence[Entry] = (), beside: Sequence[tuple[str, bytes]] = ()
+        self, entries: Sequence[Entry], old: Sequence[Entry] = (), beside: Sequence[account.Beside] = ()
     ) -> None:
         """Put entries on record and take `old` ones off, with what is audited `beside` them, all or none; as `write`."""
         records = [(e.partition, e.command.id.encode(), msgspec.json.encode(e)) for e in entries]

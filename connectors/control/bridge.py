@@ -83,6 +83,8 @@ def topics_of(plan: Plan, site: str, partitions: int) -> list[topics.Topic]:
         *(topics.data(name, partitions) for name in origins(plan, site)),
         topics.data(topics.commands(site), partitions, retention_bytes=64 * 2**20),
         topics.compacted(topics.acks(site), partitions),
+        topics.compacted(topics.twin_desired(site), 1),
+        topics.compacted(topics.twin_reported(site), 1),
         topics.data(topics.audit(site), 1, retention_bytes=RETENTION_BYTES),
         topics.data(topics.dead(site), 1),
     ]

@@ -34,6 +34,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     idempotent: bool = False  # doing it twice does no harm
     attempts_max: int = 3  # deliveries of an idempotent command; any other is delivered once
     topic: str = ""  # MQTT topic; '' where there is only one for the device
+    expected_twin_version: int | msgspec.UnsetType = msgspec.UNSET  # it is refused if the device's twin is at another
     sig: str = ""  # of the issuer, hex; see connectors.control.signing
 
     def encode(self) -> bytes:

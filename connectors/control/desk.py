@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 
 import msgspec
 
 from connectors.control import DeviceTopic, audit
 from connectors.control.account import Account
 from connectors.control.commands import Command, decode, decode_ack
-from connectors.control.devices import APPROVE, OFF, OWN
+from connectors.control.devices import APPROVE, OFF, OWN, TWIN
 from connectors.control.guard import Guard
 from connectors.control.ledger import Entry, Event, Ledger, State
 from connectors.control.switch import Switch
+from connectors.control.twin import Desired
+from connectors.control.twins import TwinDesk, line_of
 from connectors.control.writers import Writers
 from pipelines import metrics
 from pipelines.clock import Clock
 from pipelines.dead import DeadLetter
 from pipelines.errors import BadData, LimitExceeded, Unavailable
+from pipelines.runtime.account import Beside
 
 log = logging.getLogger("control")
 LOOK_S = 0.25  # how often time is looked at
@@ -39,15 +43,18 @@ class Desk:
         guard: Guard,
         switch: Switch,
         writers: Writers,
+        twins: TwinDesk,
         bury: Bury,
         clock: Clock,
     ) -> None:
         self._site, self._topics, self._account = site, topics, account
         self._guard, self._switch, self._writers = guard, switch, writers
+        self._twins = twins
         self._bury, self._clock = bury, clock
         self._ledger = Ledger(entries)
         self._changing = asyncio.Lock()
         self._news = asyncio.Event()
+        self._changed = asyncio.Event()  # another after each change
         self._deliveries: set[asyncio.Task[None]] = set()
         self._failure: Unavailable | None = None
 
@@ -65,20 +72,54 @@ class Desk:
         self._news.set()
 
     async def _take(self, command: Command, partition: int, now_ns: int) -> None:
-        if why := self._guard.forged(command):
-            log.warning("%s %s %s: %s: %s", command.device, command.verb, command.id, audit.REFUSED, why)
-            metrics.errors.labels(self._site, "control", "forged").inc()
-            await self._on_record(self._account.keep([], beside=[audit.refused(self._site, command, now_ns, why)]))
+        if await self._forged(command, now_ns):
             return
         if command.id in self._ledger.entries:
             log.info("command %s is known already: dropped", command.id)
             return
         verdict = self._guard.judge(command, self._ledger, now_ns)
-        new = self._ledger.submit(verdict.command, partition, now_ns, refusal=verdict.refusal, signers=verdict.signers)
-        if new and new.state is State.QUEUED and new.command.verb in OWN:
+        refusal = verdict.refusal or self._twins.unexpected(command)
+        new = self._ledger.submit(verdict.command, partition, now_ns, refusal=refusal, signers=verdict.signers)
+        if new and new.state is State.QUEUED and command.verb == TWIN:
+            await self._set(new, now_ns)
+        elif new and new.state is State.QUEUED and new.command.verb in OWN:
             await self._keep(self._by_itself(new, now_ns))
         elif new:
             await self._keep([new])
+
+    async def _forged(self, command: Command, now_ns: int) -> str:
+        if why := self._guard.forged(command):
+            log.warning("%s %s %s: %s: %s", command.device, command.verb, command.id, audit.REFUSED, why)
+            metrics.errors.labels(self._site, "control", "forged").inc()
+            await self._on_record(self._account.keep([], beside=[audit.refused(self._site, command, now_ns, why)]))
+        return why
+
+    async def forged(self, command: Command) -> str:
+        """Why a command is not from whom it says, which is on record then; empty if it is. `Unavailable` if Kafka is lost."""
+        async with self._changing:
+            return await self._forged(command, self._clock.now_ns())
+
+    def entry(self, command_id: str) -> Entry | None:
+        """A command as it stands; None if it is not on record."""
+        return self._ledger.entries.get(command_id)
+
+    def entries(self) -> list[Entry]:
+        """All commands on record."""
+        return list(self._ledger.entries.values())
+
+    async def change(self) -> None:
+        """Return at the next change of a command."""
+        await self._changed.wait()
+
+    async def _set(self, new: Entry, now_ns: int) -> None:
+        """Change what is desired of a device; on record together with the command that wants it."""
+        c = new.command
+        desired = self._twins.set(c, now_ns)
+        version = desired.version if desired else self._twins.version(c.device)
+        detail = f"version {version} is desired now" if desired else f"nothing changes: version {version} is as it says"
+        done = new.after(Event.SUCCEED, now_ns, detail)
+        assert done is not None  # it was QUEUED
+        await self._keep([msgspec.structs.replace(done, by=c.issuer)], [desired] if desired else [])
 
     def _by_itself(self, new: Entry, now_ns: int) -> list[Entry]:
         """What becomes of a command that control itself carries out."""
@@ -168,6 +209,8 @@ class Desk:
         event, why = Event.RETURN, "it expired before it was sent"
         if self._switch.why_off():
             why = "it was switched off before it was sent"
+        elif entry.attempts == 1 and (unexpected := self._twins.unexpected(command)):
+            event, why = Event.REJECT, unexpected
         elif self._clock.now_ns() < command.expires_at_ns:  # putting it on record may have taken long
             outcome = await self._writers.deliver(command)
             if outcome is None:
@@ -190,11 +233,19 @@ class Desk:
                 for entry in old:
                     self._ledger.forget(entry)
 
-    async def _keep(self, entries: Sequence[Entry]) -> None:
-        """Put entries on record, then note them."""
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[Callable[[Sequence[Beside]], Awaitable[None]]]:
+        """While nothing else changes; gives what puts records on record that are no commands'. `Unavailable` if it cannot."""
+        async with self._changing:
+            yield lambda lines: self._on_record(self._account.keep([], beside=lines))
+
+    async def _keep(self, entries: Sequence[Entry], desired: Sequence[Desired] = ()) -> None:
+        """Put entries on record, and what is desired of devices with them; then note both."""
         if not entries:
             return
-        await self._on_record(self._account.keep(entries, beside=[audit.of(self._site, e) for e in entries]))
+        beside = [*(line_of(self._site, d) for d in desired), *(audit.of(self._site, e) for e in entries)]
+        await self._on_record(self._account.keep(entries, beside=beside))
+        self._twins.record(*desired)
         for entry in entries:
             self._ledger.record(entry)
             self._guard.saw(entry.updated_at_ns)
@@ -203,6 +254,8 @@ class Desk:
             log.info(
                 "%s %s %s: %s%s", c.device, c.verb, c.id, entry.state, f" ({entry.detail})" if entry.detail else ""
             )
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def _on_record(self, writing: Awaitable[None]) -> None:
         """Await a write; after one that failed nothing is written, and so nothing done, any more."""

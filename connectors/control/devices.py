@@ -7,7 +7,7 @@
 
     [profiles.press]
     devices = ["press-*"]
-    topic = "press/{device}/cmd"         # MQTT; or modbus = "tcp://10.0.0.7:502"
+    topic = "press/{device}/cmd"         # MQTT; or modbus = "tcp://10.0.0.7:502"; or a table [profiles.press.opcua]
     [profiles.press.verbs.set_speed]
     idempotent = true
     rate = "6/1m"
@@ -21,7 +21,7 @@ from __future__ import annotations
 import binascii
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Literal
 from urllib.parse import urlsplit
@@ -29,7 +29,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from connectors.control import ATTEMPTS_MAX, DeviceTopic
-from connectors.control.commands import Command, Value
+from connectors.control.commands import ARGS_MAX, Command, Value
+from connectors.control.nodes import WITHIN_NS_MAX, Call, Server, Set, wrong_call, wrong_set
 from pipelines.errors import ConfigError, SitestreamError
 from pipelines.settings import decode_strict
 from pipelines.units import duration_ns
@@ -37,9 +38,9 @@ from pipelines.units import duration_ns
 DOCUMENT_BYTES_MAX = 64 * 2**10
 RATE_PER_NS_MAX = 3600 * 10**9  # what was admitted is remembered for longer than that
 RATE_MAX = 1000
-WITHIN_NS_MAX = 4 * 10**9  # a delivery must have ended before the ledger gives it up (ledger.ACK_WAIT_NS)
-APPROVE, OFF, ON = "approve", "off", "on"  # verbs that control itself carries out
-OWN = (APPROVE, OFF, ON)
+APPROVE, OFF, ON, TWIN = "approve", "off", "on", "twin"  # verbs that control itself carries out
+OWN = (APPROVE, OFF, ON, TWIN)
+OPCUA = "connectors.control.opcua:Opcua"
 _RATE = re.compile(r"(\d{1,4})/(\w+)")
 _TYPES: dict[str, tuple[type, ...]] = {"float": (int, float), "int": (int,), "text": (str,), "bool": (bool,)}
 _WORDS = {"u16": (0, 2**16 - 1), "i16": (-(2**15), 2**15 - 1), "u32": (0, 2**32 - 1), "i32": (-(2**31), 2**31 - 1)}
@@ -103,6 +104,8 @@ class Verb(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     rate: str = ""  # '6/1m': at most so many for one device in any such time
     expires_max: str = "5m"
     write: Write | None = None  # of a Modbus device
+    set: Set | None = None  # of an OPC UA device, or
+    call: Call | None = None
 
     @property
     def limit(self) -> tuple[int, int]:
@@ -122,8 +125,9 @@ class Verb(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         if command.expires_at_ns - command.issued_at_ns > duration_ns(self.expires_max):
             return f"it is valid for longer than {self.expires_max}"
         try:
-            if self.write:
-                self.write.raw(command.args)
+            for typed in (self.write, self.set, *(self.call.inputs if self.call else ())):
+                if typed:
+                    typed.raw(command.args)
         except ConfigError as e:
             return str(e)
         return ""
@@ -136,7 +140,28 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     topic: str = ""
     modbus: str = ""
     unit: int = 1
-    verbs: dict[str, Verb]
+    opcua: Server | None = None
+    verbs: dict[str, Verb] = {}
+    settings: dict[str, Arg] = {}  # what its twin may have
+
+    def settings_refusal(self, values: Mapping[str, Value]) -> str:
+        """Why settings are not allowed; empty if they are. None: it is not to be set any more."""
+        for name, value in values.items():
+            if value is not None and name not in self.settings:
+                return f"the profile has no setting {name!r}"
+            if value is not None and (why := self.settings[name].refusal(value)):
+                return f"{name}: {why}"
+        return ""
+
+    @property
+    def way(self) -> str:
+        """How they are reached: 'modbus', 'opcua', or '' for MQTT."""
+        return "modbus" if self.modbus else "opcua" if self.opcua else ""
+
+    @property
+    def one_device(self) -> bool:
+        """Whether it is for a single device, named in full."""
+        return len(self.devices) == 1 and not set("*?[") & set(self.devices[0])
 
 
 class Issuer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -161,7 +186,22 @@ class Devices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     def profile_of(self, device: str) -> Profile | None:
         """The first profile that is for a device."""
-        return next((p for p in self.profiles.values() if _matches(device, p.devices)), None)
+        named = self.named_profile_of(device)
+        return named[1] if named else None
+
+    def named_profile_of(self, device: str) -> tuple[str, Profile] | None:
+        """As `profile_of`, with its name."""
+        return next(((n, p) for n, p in self.profiles.items() if _matches(device, p.devices)), None)
+
+    @property
+    def secrets(self) -> list[str]:
+        """Names of the secrets with which devices are reached."""
+        return sorted({name for p in self.profiles.values() if p.opcua for name in p.opcua.secrets})
+
+    @property
+    def writers(self) -> list[str]:
+        """'module:class' of what speaks to the devices and needs a library that only sites with such devices get."""
+        return [OPCUA] if any(p.opcua for p in self.profiles.values()) else []
 
     def verb_of(self, command: Command) -> Verb | None:
         """What the document says of a command; None if it does not know it."""
@@ -193,8 +233,12 @@ def _wrong(document: Devices) -> Iterator[tuple[str, str]]:
 
 
 def _wrong_profile(at: str, profile: Profile) -> Iterator[tuple[str, str]]:
-    if bool(profile.topic) == bool(profile.modbus):
-        yield at, "say how the devices are reached: topic = 'press/{device}/cmd', or modbus = 'tcp://host:502'"
+    if sum(map(bool, (profile.topic, profile.modbus, profile.opcua))) != 1:
+        yield (
+            at,
+            "say how the devices are reached: topic = 'press/{device}/cmd', or modbus = 'tcp://host:502', or "
+            "opcua = {server = 'opc.tcp://host:4840'}",
+        )
     try:
         if profile.topic and DeviceTopic.of(profile.topic).placeholder != "{device}":
             yield f"{at}.topic", f"write {{device}} for the device in {profile.topic!r}"
@@ -203,15 +247,25 @@ def _wrong_profile(at: str, profile: Profile) -> Iterator[tuple[str, str]]:
             yield f"{at}.modbus", f"{profile.modbus!r}: write 'tcp://host:502'"
     except (SitestreamError, ValueError) as e:
         yield at, str(e)
-    if profile.modbus and not (len(profile.devices) == 1 and not set("*?[") & set(profile.devices[0])):
+    if profile.opcua:
+        for field, wrong in profile.opcua.wrong():
+            yield f"{at}.opcua{field}", wrong
+    if profile.modbus and not profile.one_device:
         yield f"{at}.devices", "a Modbus address is that of one device: name it, without * ? ["
     if not 0 <= profile.unit <= 247:
         yield f"{at}.unit", "write 0 to 247"
+    if not profile.verbs and not profile.settings:
+        yield at, "say what the devices can be told: verbs, settings, or both"
+    if profile.settings and not profile.topic:
+        yield f"{at}.settings", "only devices on MQTT (topic) have a twin: for others write verbs"
+    if len(profile.settings) > ARGS_MAX or not all(re.fullmatch(r"[A-Za-z_]\w{0,62}", n) for n in profile.settings):
+        yield f"{at}.settings", f"at most {ARGS_MAX}, each named by letters, digits and '_'"
     for name, verb in profile.verbs.items():
-        yield from _wrong_verb(f"{at}.verbs.{name}", name, verb, bool(profile.modbus))
+        yield from _wrong_verb(f"{at}.verbs.{name}", name, verb)
+        yield from _wrong_way(f"{at}.verbs.{name}", verb, profile)
 
 
-def _wrong_verb(at: str, name: str, verb: Verb, modbus: bool) -> Iterator[tuple[str, str]]:
+def _wrong_verb(at: str, name: str, verb: Verb) -> Iterator[tuple[str, str]]:
     if name in OWN or not re.fullmatch(r"[a-z][a-z0-9_]{0,62}", name):
         yield (
             at,
@@ -225,20 +279,38 @@ def _wrong_verb(at: str, name: str, verb: Verb, modbus: bool) -> Iterator[tuple[
             yield f"{at}.rate", f"{verb.rate!r}: write 1 to {RATE_MAX} in at most an hour, such as '6/1m'"
         if duration_ns(verb.expires_max) <= 0:
             yield f"{at}.expires_max", "must be more than 0"
-        if verb.write and not 0 < duration_ns(verb.write.within) <= WITHIN_NS_MAX:
-            yield f"{at}.write.within", f"write more than 0 and at most {WITHIN_NS_MAX // 10**9}s"
     except ConfigError as e:
         yield at, str(e)
-    if modbus != bool(verb.write):
+
+
+def _wrong_way(at: str, verb: Verb, profile: Profile) -> Iterator[tuple[str, str]]:
+    """What is wrong with how a verb is carried out."""
+    if bool(profile.modbus) != bool(verb.write):
         yield (
             at,
             "a Modbus verb, and no other, has a `write`, such as write = {to = 'register', address = 4, arg = 'speed'}",
         )
-    if verb.write:
-        yield from _wrong_write(f"{at}.write", verb, verb.write)
+    if bool(profile.opcua) != (bool(verb.set) + bool(verb.call) == 1):
+        yield (
+            at,
+            "an OPC UA verb, and no other, has either a `set`, such as set = {node = 'Objects/Plant/{device}/Speed', "
+            "type = 'Double', arg = 'speed'}, or a `call`",
+        )
+    types = {name: arg.type for name, arg in verb.args.items() if not arg.optional}
+    try:
+        if verb.write:
+            yield from _wrong_write(f"{at}.write", verb, verb.write)
+        if verb.set:
+            yield from wrong_set(f"{at}.set", verb.set, types, profile.one_device)
+        if verb.call:
+            yield from wrong_call(f"{at}.call", verb.call, types, profile.one_device)
+    except ConfigError as e:
+        yield at, str(e)
 
 
 def _wrong_write(at: str, verb: Verb, write: Write) -> Iterator[tuple[str, str]]:
+    if not 0 < duration_ns(write.within) <= WITHIN_NS_MAX:
+        yield f"{at}.within", f"write more than 0 and at most {WITHIN_NS_MAX // 10**9}s"
     if not 0 <= write.address <= 65535 - (write.word[1:] == "32"):
         yield f"{at}.address", "write 0 to 65535"
     if bool(write.arg) == (write.value is not None):

@@ -10,7 +10,7 @@ from nacl.signing import SigningKey, VerifyKey
 
 from connectors.control import DeviceTopic, signing
 from connectors.control.commands import Command
-from connectors.control.devices import OWN, Devices, Verb
+from connectors.control.devices import OWN, TWIN, Devices, Verb
 from connectors.control.ledger import Ledger
 from pipelines.errors import BadData
 
@@ -67,9 +67,19 @@ class Guard:
             assert self._devices is not None  # else it is forged
             if why := self._devices.issuers[command.issuer].refusal(command):
                 return Verdict(command, why)
+        if command.verb == TWIN:
+            return Verdict(command, self._settings_refusal(command))
         if command.verb in OWN:
             return Verdict(command, "only people may do that" if is_pipelines(command) else "")
         return self._by_profile(command, ledger, now_ns) if self._devices else Verdict(self._addressed(command))
+
+    def _settings_refusal(self, command: Command) -> str:
+        if is_pipelines(command) or self._devices is None:
+            return "only people may do that"
+        profile = self._devices.profile_of(command.device)
+        if profile is None:
+            return f"no profile is for the device {command.device!r}"
+        return profile.settings_refusal(command.args) if command.args else "it names no setting"
 
     def _by_profile(self, command: Command, ledger: Ledger, now_ns: int) -> Verdict:
         assert self._devices is not None
@@ -101,10 +111,10 @@ class Guard:
         count, per_ns = verb.limit
         return bool(count) and counted(command.device, command.verb, now_ns - per_ns) >= count
 
-    def modbus(self, command: Command) -> bool:
-        """Whether its device speaks Modbus."""
-        profile = self._devices.profile_of(command.device) if self._devices else None
-        return bool(profile and profile.modbus)
+    def way(self, device: str) -> str:
+        """How a device is reached: 'modbus', 'opcua', or '' for MQTT."""
+        profile = self._devices.profile_of(device) if self._devices else None
+        return profile.way if profile else ""
 
     def _addressed(self, command: Command) -> Command:
         """The command with its topic, which must be one that the pipeline's sinks write to; `BadData`."""

@@ -6,6 +6,7 @@ from connectors.control.commands import Command, decode
 from pipelines import topics
 from pipelines.errors import BadData, ConfigError, Unavailable
 from pipelines.runtime import kafka
+from pipelines.runtime.account import exists
 
 
 async def send(brokers: str, site: str, command: Command) -> None:
@@ -15,6 +16,11 @@ async def send(brokers: str, site: str, command: Command) -> None:
         decode(raw, key)
     except BadData as e:
         raise ConfigError(str(e)) from e
+    if not await exists(brokers, topics.commands(site)):
+        raise ConfigError(
+            f"site {site} has no control at {brokers}: it runs where a pipeline has a control.command(…), or the site file names "
+            "a devices.toml; deploy it first"
+        )
     producer = await kafka.producer(brokers)
     try:
         await producer.send_and_wait(topics.commands(site), raw, key=key)

@@ -8,23 +8,26 @@ import logging
 import os
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import faust
 from faust.exceptions import FaustError
 
-from connectors.control import DeviceTopic, destination
+from connectors.control import DeviceTopic, api, destination
 from connectors.control.account import Account, read
 from connectors.control.app import app_of
 from connectors.control.bridge import Bridge, origins, topics_of
+from connectors.control.commands import Command
 from connectors.control.desk import Desk
 from connectors.control.devices import Devices, parse
 from connectors.control.guard import Guard
-from connectors.control.modbus import Modbus
 from connectors.control.signing import own
 from connectors.control.switch import Switch
-from connectors.control.writers import Writers
+from connectors.control.twins import TwinDesk, filters
+from connectors.control.twins import read as read_twins
+from connectors.control.writers import Writers, writers_for
 from connectors.link import Broker, Link
 from pipelines import metrics, topics
 from pipelines.clock import SystemClock
@@ -84,18 +87,31 @@ async def main(settings: Settings, health: Health, stop: asyncio.Event) -> None:
         clock = SystemClock()
         newest_ns = max((e.updated_at_ns for e in entries), default=0)
         guard = Guard(settings.site, devices, patterns, key, newest_ns)
-        filters = sorted({t.ack_filter for t in patterns})
-        link = Link(broker, f"{settings.site}-control", filters, health) if broker else None
+        heard = [*sorted({t.ack_filter for t in patterns}), *filters(devices)]
+        link = Link(broker, f"{settings.site}-control", heard, health) if broker else None
         if link is None:
             health.set(mqtt=True)  # there is nothing to be connected to
-        modbus = Modbus(devices, clock) if devices else None
-        if modbus:
-            ending.push_async_callback(modbus.close)
+        direct = writers_for(devices, settings.site, Path(settings.secrets_dir), clock)
+        for writer in direct.values():
+            ending.push_async_callback(writer.close)
         local = settings.options.get("off_switch")
         switch = Switch(Path(settings.data_dir), Path(local) if local else None)
-        desk = Desk(settings.site, patterns, entries, account, guard, switch, Writers(guard, link, modbus), bury, clock)
+        sides = await read_twins(settings.brokers, settings.site)
+        twins = TwinDesk(settings.site, devices, sides, link, switch, clock)
+        writers = Writers(guard, link, direct)
+        desk = Desk(settings.site, patterns, entries, account, guard, switch, writers, twins, bury, clock)
         bridge = Bridge(settings, sources, producer, bury, health, key)
-        await _run(app_of(settings, desk, health), desk, link, bridge, stop)
+        await ending.enter_async_context(api.serving(settings, desk, partial(_hand_in, producer, settings.site), clock))
+        await _run(app_of(settings, desk, health), desk, twins, link, bridge, stop)
+
+
+async def _hand_in(producer: kafka.Client, site: str, command: Command) -> None:
+    """Put a command on the command topic, as whoever sends one does."""
+    try:
+        await producer.send_and_wait(topics.commands(site), command.encode(), key=command.device.encode())
+    except kafka.KafkaError as e:
+        kafka.raise_refusal(e)
+        raise Unavailable(f"Kafka did not take command {command.id}: {e!r}") from e
 
 
 def patterns_of(plan: Plan, devices: Devices | None) -> list[DeviceTopic]:
@@ -105,10 +121,23 @@ def patterns_of(plan: Plan, devices: Devices | None) -> list[DeviceTopic]:
     return list({t.text: t for t in (*sinks, *profiles)}.values())
 
 
-async def _run(app: faust.App, desk: Desk, link: Link | None, bridge: Bridge, stop: asyncio.Event) -> None:
+async def _run(
+    app: faust.App, desk: Desk, twins: TwinDesk, link: Link | None, bridge: Bridge, stop: asyncio.Event
+) -> None:
     """Run the parts side by side; when one fails or `stop` is set, end all in order."""
-    work = [asyncio.create_task(c) for c in (desk.run(stop), bridge.run(stop))]
-    answers = [link.run(desk.hear, desk.connected)] if link else []
+
+    async def hear(topic: str, payload: bytes) -> None:
+        if twins.owns(topic):
+            twins.hear(topic, payload)
+        else:
+            await desk.hear(topic, payload)
+
+    async def connected() -> None:
+        await desk.connected()
+        twins.connected()
+
+    work = [asyncio.create_task(c) for c in (desk.run(stop), bridge.run(stop), twins.run(desk.alone, stop))]
+    answers = [link.run(hear, connected)] if link else []
     parts = [*work, *(asyncio.create_task(c) for c in (*answers, _host(app), stop.wait()))]
     try:
         await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -49,7 +50,8 @@ def create(path: Path) -> SigningKey:
     """Make a key and keep it in a new file that only its owner can read; `ConfigError` if there is one."""
     key = SigningKey.generate()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # what is there and no folder is told of below
+            path.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w") as file:
             file.write(bytes(key).hex() + "\n")
             file.flush()

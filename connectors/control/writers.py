@@ -2,30 +2,72 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
 from connectors.control.commands import Command
+from connectors.control.devices import Devices
 from connectors.control.guard import Guard
 from connectors.control.ledger import Event
-from connectors.control.modbus import Modbus, Outcome
+from connectors.control.modbus import Modbus
 from connectors.link import Link
-from pipelines.errors import NotConnected
+from pipelines.clock import Clock
+from pipelines.errors import ConfigError, NotConnected
+
+Outcome = tuple[Event, str]
+
+
+class Writer(Protocol):
+    """What writes to devices itself and so knows what has become of it."""
+
+    def reachable(self, device: str) -> bool:
+        """Whether something could be sent to a device now."""
+        ...
+
+    async def deliver(self, command: Command) -> Outcome:
+        """Carry a command out: SUCCEED, FAIL, REJECT, RETURN (certainly not sent) or LOSE (nobody knows)."""
+        ...
+
+    async def close(self) -> None:
+        """Close all links."""
+        ...
+
+
+def writers_for(devices: Devices | None, site: str, secrets_dir: Path, clock: Clock) -> dict[str, Writer]:
+    """Those that a document needs, by way (`Profile.way`); `ConfigError` if a library or a secret is missing."""
+    found: dict[str, Writer] = {}
+    if devices is None:
+        return found
+    if any(p.modbus for p in devices.profiles.values()):
+        found["modbus"] = Modbus(devices, clock)
+    for named in devices.writers:
+        module, _, name = named.partition(":")
+        try:
+            made: Any = getattr(importlib.import_module(module), name)
+        except ImportError as e:
+            raise ConfigError(f"devices.toml: {module} cannot be loaded ({e}): install what it needs") from e
+        found[module.rpartition(".")[2]] = made(devices, site, secrets_dir, clock)
+    return found
 
 
 class Writers:
-    """MQTT, and Modbus for the devices whose profile says so."""
+    """MQTT, and for the devices whose profile says so one that writes directly."""
 
-    def __init__(self, guard: Guard, link: Link | None, modbus: Modbus | None) -> None:
-        self._guard, self._link, self._modbus = guard, link, modbus
+    def __init__(self, guard: Guard, link: Link | None, direct: Mapping[str, Writer]) -> None:
+        self._guard, self._link, self._direct = guard, link, direct
 
     def reachable(self, command: Command) -> bool:
         """Whether the command could be sent now."""
-        if self._modbus and self._guard.modbus(command):
-            return self._modbus.reachable(command.device)
+        if writer := self._direct.get(self._guard.way(command.device)):
+            return writer.reachable(command.device)
         return self._link is not None and self._link.connected
 
     async def deliver(self, command: Command) -> Outcome | None:
-        """Send it. SUCCEED, FAIL, RETURN (certainly not sent) or LOSE (nobody knows); None if the device will answer."""
-        if self._modbus and self._guard.modbus(command):
-            return await self._modbus.deliver(command)
+        """Send it; as `Writer.deliver`. None if the device will answer."""
+        if writer := self._direct.get(self._guard.way(command.device)):
+            return await writer.deliver(command)
         if self._link is None or not self._link.connected:
             return Event.RETURN, "the MQTT link is down"
         try:

@@ -1,6 +1,7 @@
 """One secure channel to an OPC UA server: requests out, answers in. Never used twice.
 
-The messages and their protection are asyncua's; what leaves passes `connectors.opcua.guard` first.
+The messages and their protection are asyncua's; what leaves passes a check first: `connectors.opcua.guard`, which lets nothing
+through that changes a server, unless the channel was opened with another.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from asyncua import ua
@@ -29,7 +31,8 @@ CHUNK_BYTES_MAX = 65_535
 MESSAGE_BYTES_MAX = 64 * 2**20
 LIFETIME_S = 3_600.0  # of the channel's keys; renewed after three quarters
 _KINDS = (b"MSG", b"OPN", b"CLO", b"ACK", b"ERR")  # of chunks that a server sends
-log = logging.getLogger("collect")
+Check = Callable[[bytes], None]
+log = logging.getLogger("opcua")
 logging.getLogger("asyncua").setLevel(
     logging.CRITICAL + 1
 )  # what matters of it comes to us as an error, and is told once
@@ -39,23 +42,26 @@ R = TypeVar("R")
 class _Guarded(SecureConnection):
     """Seals messages; only those that may leave."""
 
+    def __init__(self, policy: SecurityPolicy, limits: TransportLimits, check: Check) -> None:
+        super().__init__(policy, limits)
+        self._check = check
+
     def message_to_binary(
         self, message: bytes, message_type: Any = ua.MessageType.SecureMessage, request_id: int = 0
     ) -> bytes:
-        guard.check(message)
+        self._check(message)
         return super().message_to_binary(message, message_type, request_id)
 
 
 class _Protocol(UASocketProtocol):
     """asyncua's, with a guard on its way out and a limit on its way in."""
 
-    def __init__(self, policy: SecurityPolicy) -> None:
+    def __init__(self, policy: SecurityPolicy, check: Check) -> None:
         super().__init__(ANSWER_S_MAX, policy)
         chunks = MESSAGE_BYTES_MAX // CHUNK_BYTES_MAX + 1
         self._connection = _Guarded(
-            policy, TransportLimits(CHUNK_BYTES_MAX, CHUNK_BYTES_MAX, chunks, MESSAGE_BYTES_MAX)
+            policy, TransportLimits(CHUNK_BYTES_MAX, CHUNK_BYTES_MAX, chunks, MESSAGE_BYTES_MAX), check
         )
-
         self.lost = asyncio.Event()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -88,9 +94,11 @@ class Channel:
         self._keeper: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, url: str, host: str, port: int, policy: SecurityPolicy, clock: Clock) -> Channel:
-        """Connect and agree on keys; `NotConnected` says why it could not."""
-        protocol, where = _Protocol(policy), f"{host}:{port}"
+    async def open(
+        cls, url: str, host: str, port: int, policy: SecurityPolicy, clock: Clock, check: Check = guard.check
+    ) -> Channel:
+        """Connect and agree on keys; `NotConnected` says why it could not. `check` raises for a request that may not leave."""
+        protocol, where = _Protocol(policy, check), f"{host}:{port}"
         channel = cls(protocol, where)
         try:
             async with asyncio.timeout(CONNECT_S_MAX):
@@ -108,10 +116,12 @@ class Channel:
         except ConnectionError as e:
             await channel.drop()
             raise NotConnected(
-                f"OPC UA server {where} cannot be reached, or hangs up ({e}): start it, or correct `server=`"
+                f"OPC UA server {where} cannot be reached, or hangs up ({e}): start it, or correct its address"
             ) from e
         except OSError as e:
-            raise NotConnected(f"OPC UA server {where} cannot be reached ({e}): start it, or correct `server=`") from e
+            raise NotConnected(
+                f"OPC UA server {where} cannot be reached ({e}): start it, or correct its address"
+            ) from e
         channel._keeper = asyncio.create_task(channel._keep(policy, lifetime_s, clock))
         return channel
 

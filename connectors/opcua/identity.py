@@ -31,14 +31,21 @@ class Identity:
 
     @classmethod
     def of(
-        cls, security: Security | None, username: str | None, password: Secret | None, secrets_dir: Path
+        cls,
+        security: Security | None,
+        username: str | None,
+        password: Secret | None,
+        secrets_dir: Path,
+        uri: str = APPLICATION_URI,
     ) -> Identity:
-        """Read the secrets; `ConfigError` if one is missing or is not what it should be."""
+        """Read the secrets; `ConfigError` if one is missing or is not what it should be. `uri` is who we say we are where no
+        certificate does.
+        """
         said = password.read(secrets_dir) if password else None
         if security is None:
-            return cls(SecurityPolicyNone(), APPLICATION_URI, username, said)
+            return cls(SecurityPolicyNone(), uri, username, said)
         policy, own = _policy(security, secrets_dir)
-        return cls(policy, _uri(own), username, said)
+        return cls(policy, _uri(own) or uri, username, said)
 
     @property
     def expects(self) -> bytes | None:
@@ -94,12 +101,12 @@ def _public(key: Any) -> bytes:
 
 
 def _uri(certificate: x509.Certificate) -> str:
-    """The application's URI in a certificate; servers compare it with the one that is said."""
+    """The application's URI in a certificate, empty if there is none; servers compare it with the one that is said."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
-        return APPLICATION_URI
-    return next(iter(names.get_values_for_type(x509.UniformResourceIdentifier)), APPLICATION_URI)
+        return ""
+    return next(iter(names.get_values_for_type(x509.UniformResourceIdentifier)), "")
 
 
 def fingerprint(certificate: bytes) -> str:

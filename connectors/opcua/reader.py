@@ -12,22 +12,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from asyncua import ua
-from asyncua.crypto.security_policies import SecurityPolicyNone
 
 from connectors.base import Context, Read, quality_column
 from connectors.buffer import Buffer
 from connectors.columns import Layout
-from connectors.opcua import PORT, OpcuaSource, link, session
+from connectors.opcua import OpcuaSource, link, session
 from connectors.opcua.browse import Found, Limits
 from connectors.opcua.channel import Channel
-from connectors.opcua.identity import Identity, first_certificate
+from connectors.opcua.identity import Identity
 from connectors.opcua.link import Events, Link, Subscription
 from connectors.opcua.rows import Item, Joined, Joiner
 from connectors.opcua.wire import Notifications
 from pipelines import metrics
 from pipelines.batch import Batch
-from pipelines.errors import ConfigError, NotConnected, SitestreamError
+from pipelines.errors import NotConnected, SitestreamError
 from pipelines.schema import arrival_of
 from pipelines.units import duration_ns, duration_s
 
@@ -59,7 +57,7 @@ class OpcuaReader:
         """See `Reader.connect`; also `ConfigError` if a secret is missing or wrong, or the server is not the one it should be."""
         source = self._source
         identity = Identity.of(source.security, source.username, source.password, self._context.secrets_dir)
-        channel = await self._channel(identity)
+        channel = await session.reach(identity, source.server, self._context.clock)
         try:
             await self._attach(channel, identity)
         except BaseException:
@@ -97,39 +95,6 @@ class OpcuaReader:
             self._given.remove(taken)
 
     # the way to the server
-
-    async def _channel(self, identity: Identity) -> Channel:
-        url = self._source.address
-        host, port = url.hostname or "", url.port or PORT
-        try:
-            return await Channel.open(self._source.server, host, port, identity.policy, self._context.clock)
-        except NotConnected as e:
-            if identity.expects is not None:
-                await self._explain(identity, host, port)
-            raise e
-
-    async def _explain(self, identity: Identity, host: str, port: int) -> None:
-        """`ConfigError` if the server shows another certificate, or has no such security; it tells everybody what it has."""
-        with contextlib.suppress(NotConnected):
-            channel = await Channel.open(self._source.server, host, port, SecurityPolicyNone(), self._context.clock)
-            try:
-                request = ua.GetEndpointsRequest()
-                request.Parameters.EndpointUrl = self._source.server
-                offered = (await channel.call(request, ua.GetEndpointsResponse)).Endpoints
-            finally:
-                await channel.close()
-            policy = identity.policy
-            mine = [e for e in offered if (e.SecurityMode, e.SecurityPolicyUri) == (policy.Mode, policy.URI)]
-            if not mine:
-                names = {
-                    f"{e.SecurityPolicyUri.rpartition('#')[2]},{e.SecurityMode.name}".replace("_", "") for e in offered
-                }
-                raise ConfigError(
-                    f"OPC UA server {host}:{port} has no such security= as asked for; it has {', '.join(sorted(names))}"
-                )
-            shown = first_certificate(mine[0].ServerCertificate or b"")
-            if identity.expects is not None and shown != identity.expects:
-                raise ConfigError(session.changed(identity.expects, shown or None))
 
     async def _attach(self, channel: Channel, identity: Identity) -> None:
         """Take the old subscription up, or make a new one."""

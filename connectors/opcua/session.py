@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from asyncua import ua
 from asyncua.common.utils import create_nonce
@@ -12,11 +14,13 @@ from asyncua.crypto import security_policies, uacrypto
 from asyncua.crypto.security_policies import SecurityPolicyNone
 from asyncua.ua.uaerrors import UaError
 
-from connectors.opcua.channel import Channel, Refused
+from connectors.opcua import PORT, guard
+from connectors.opcua.channel import Channel, Check, Refused
 from connectors.opcua.identity import Identity, fingerprint, first_certificate
+from pipelines.clock import Clock
 from pipelines.errors import ConfigError, NotConnected
 
-log = logging.getLogger("collect")
+log = logging.getLogger("opcua")
 DENIED = frozenset({
     ua.StatusCodes.BadUserAccessDenied, ua.StatusCodes.BadIdentityTokenInvalid, ua.StatusCodes.BadIdentityTokenRejected,
 })  # fmt: skip
@@ -32,12 +36,48 @@ class Session:
     tokens: list[Any]  # UserTokenPolicy: how we may say who we are
 
 
+async def reach(identity: Identity, url: str, clock: Clock, check: Check = guard.check) -> Channel:
+    """A channel to a server; `NotConnected` if there cannot be one now, `ConfigError` if that is because of our security."""
+    at = urlsplit(url)
+    host, port = at.hostname or "", at.port or PORT
+    try:
+        return await Channel.open(url, host, port, identity.policy, clock, check)
+    except NotConnected as e:
+        if identity.expects is not None:
+            await _explain(identity, url, host, port, clock)
+        raise e
+
+
+async def _explain(identity: Identity, url: str, host: str, port: int, clock: Clock) -> None:
+    """`ConfigError` if the server shows another certificate, or has no such security; it tells everybody what it has."""
+    with contextlib.suppress(NotConnected):
+        channel = await Channel.open(url, host, port, SecurityPolicyNone(), clock)
+        try:
+            request = ua.GetEndpointsRequest()
+            request.Parameters.EndpointUrl = url
+            offered = (await channel.call(request, ua.GetEndpointsResponse)).Endpoints
+        finally:
+            await channel.close()
+        policy = identity.policy
+        mine = [e for e in offered if (e.SecurityMode, e.SecurityPolicyUri) == (policy.Mode, policy.URI)]
+        if not mine:
+            names = {
+                f"{e.SecurityPolicyUri.rpartition('#')[2]},{e.SecurityMode.name}".replace("_", "") for e in offered
+            }
+            raise ConfigError(
+                f"OPC UA server {host}:{port} has no such security= as asked for; it has {', '.join(sorted(names))}"
+            )
+        shown = first_certificate(mine[0].ServerCertificate or b"")
+        if identity.expects is not None and shown != identity.expects:
+            raise ConfigError(changed(identity.expects, shown or None))
+
+
 async def create(channel: Channel, identity: Identity, url: str, name: str, keep_s: float) -> Session:
     """A new session, activated. `ConfigError` if the server is not the one that is expected, or refuses our name."""
     policy = identity.policy
     asked = ua.CreateSessionParameters()
     asked.ClientDescription = ua.ApplicationDescription(
-        ApplicationUri=identity.uri, ProductUri="urn:sitestream", ApplicationName=ua.LocalizedText("Sitestream collect"),
+        ApplicationUri=identity.uri, ProductUri="urn:sitestream", ApplicationName=ua.LocalizedText("Sitestream"),
         ApplicationType=ua.ApplicationType.Client,
     )  # fmt: skip
     asked.ClientNonce = create_nonce(32)

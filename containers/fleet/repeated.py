@@ -28,7 +28,7 @@ def watch(
 ) -> None:
     """Show what `look` gives, then wait for what is left of `every_s`. Ends by an exception only, such as Ctrl-C."""
     clock = clock or SystemClock()
-    with _shower(console, terminal or Rich(no_color=not console.colour, highlight=False)) as show:
+    with shower(console, terminal) as show:
         while True:
             begun = clock.monotonic_s()
             text, value = look()
@@ -40,7 +40,9 @@ Show = Callable[[datetime, str, dict[str, object]], None]
 
 
 @contextmanager
-def _shower(console: Console, terminal: Rich) -> Iterator[Show]:
+def shower(console: Console, terminal: Rich | None = None) -> Iterator[Show]:
+    """Gives what shows something in the place of what it showed before, or after it where no terminal is."""
+    terminal = terminal or Rich(no_color=not console.colour, highlight=False)
     if console.output == "text" and terminal.is_terminal:
         with Live(console=terminal, auto_refresh=False) as live:
             yield lambda at, text, _: live.update(_picture(at, text), refresh=True)

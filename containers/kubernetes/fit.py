@@ -57,16 +57,7 @@ def _problems(site: SiteFile, plan: Plan, namespace: str, images: str) -> Iterat
                 f"{site.path}: networks.{role} = {name!r} is a network of Docker: leave it out; pods go where the cluster's "
                 "nodes can, as far as the network policies allow"
             )
-    if site.site.services.collect.devices:
-        yield (
-            f"{site.path}: services.collect.devices: a pod gets no serial port without being privileged: read it through a "
-            "gateway ('modbus+rtu://…'), or run that site on Docker"
-        )
-    if listen := site.site.services.collect.listen:
-        yield (
-            f"{site.path}: services.collect.listen = {listen!r}: a pod has no port of a machine: leave it out; the Service "
-            "collect listens in the cluster, and an Ingress or load balancer of yours leads there"
-        )
+    yield from _of_machines(site)
     for stream, source in readable(plan).items():
         if isinstance(source, ReplaySource | FolderSource):
             files = source.path if isinstance(source, ReplaySource) else source.folder
@@ -74,3 +65,28 @@ def _problems(site: SiteFile, plan: Plan, namespace: str, images: str) -> Iterat
                 f"stream {stream}: reads the files {files!r}, and no pod has them: read from a broker, or compute "
                 "recorded readings with 'pipeline backfill'"
             )
+
+
+def _of_machines(site: SiteFile) -> Iterator[str]:
+    """What services would have of their machine."""
+    if site.site.services.collect.devices:
+        yield (
+            f"{site.path}: services.collect.devices: a pod gets no serial port without being privileged: read it through a "
+            "gateway ('modbus+rtu://…'), or run that site on Docker"
+        )
+    if switch := site.site.services.control.options.get("off_switch"):
+        yield (
+            f"{site.path}: services.control.options.off_switch = {switch!r} is a folder of one machine, and a pod may run on "
+            "any: leave it out; 'pipeline device off' switches off as well"
+        )
+    control = site.site.services.control
+    if listen := control.listen or control.options.get("listen"):
+        yield (
+            f"{site.path}: control's listen = {listen!r}: no pod takes commands over HTTP: leave it out; 'pipeline device send' "
+            "hands them to Kafka"
+        )
+    if listen := site.site.services.collect.listen:
+        yield (
+            f"{site.path}: services.collect.listen = {listen!r}: a pod has no port of a machine: leave it out; the Service "
+            "collect listens in the cluster, and an Ingress or load balancer of yours leads there"
+        )

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from connectors import http, opcua
-from connectors.control import destination
+from connectors.control import destination, devices
 from connectors.mqtt import PORTS
 from containers.desired import pushed, readable
 from containers.kubernetes.scope import Object, Scope
@@ -26,7 +26,7 @@ from pipelines.plan import Plan
 API = "networking.k8s.io/v1"
 COLLECT = "collect"
 DNS_PORT = 53
-DEFAULT_PORTS = {**PORTS, "http": 80, "https": 443, "opc.tcp": opcua.PORT}
+DEFAULT_PORTS = {**PORTS, "http": 80, "https": 443, "opc.tcp": opcua.PORT, "tcp": 502}
 NAMESPACE = "kubernetes.io/metadata.name"
 DNS_PODS = {
     "namespaceSelector": {"matchLabels": {NAMESPACE: "kube-system"}},
@@ -95,13 +95,23 @@ def _devices(d: Desired, plan: Plan) -> Iterator[Endpoint]:
         yield _endpoint(d.settings.options["mqtt"])
         return
     if d.profile.sink == "control":
-        yield _endpoint(destination(plan, d.settings.options.get("mqtt"))[0])
+        yield from _commanded(d, plan)
         return
     for source in readable(plan).values():
         if url := getattr(source, "broker", None) or getattr(source, "server", None):
             yield _endpoint(url)
         if isinstance(source, http.PollSource):
             yield from (_endpoint(url) for _, url in source.urls)
+
+
+def _commanded(d: Desired, plan: Plan) -> Iterator[Endpoint]:
+    """The MQTT broker, if any device hears commands there, and the devices that are written to directly."""
+    profiles = devices.parse(d.settings.devices, "devices.toml").profiles.values() if d.settings.devices else ()
+    if any(plan.sinks_of("control")) or any(p.topic for p in profiles):
+        yield _endpoint(destination(plan, d.settings.options.get("mqtt"))[0])
+    for profile in profiles:
+        if url := profile.modbus or (profile.opcua and profile.opcua.server):
+            yield _endpoint(url)
 
 
 def _store(d: Desired, plan: Plan) -> Iterator[Endpoint]:

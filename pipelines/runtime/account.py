@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 from pipelines.errors import Unavailable
 from pipelines.runtime import kafka
@@ -20,6 +20,16 @@ READ_S_MAX = 60.0
 ABORT_S_MAX = 2.0
 POLL_MS = 200
 _TOUCH = b"owner"  # a tombstone that readers need not know
+
+
+class Beside(NamedTuple):
+    """A record of another topic, in its partition 0."""
+
+    topic: str
+    value: bytes
+    key: bytes | None = None
+
+
 Line = tuple[int, bytes, bytes | None]  # partition, key, value; None: off the record
 
 
@@ -38,8 +48,8 @@ class Account:
         """Give up the connection; never raises."""
         await kafka.stopped(self._producer)
 
-    async def write(self, lines: Sequence[Line], beside: Sequence[tuple[str, bytes]] = ()) -> None:
-        """Put lines on record, and values in other topics `beside` them, all or none; return when Kafka has committed.
+    async def write(self, lines: Sequence[Line], beside: Sequence[Beside] = ()) -> None:
+        """Put lines on record, and records of other topics `beside` them, all or none; return when Kafka has committed.
 
         `Unavailable` if it has not, or if the right is lost: the account is then of no more use, and its process must end.
         """
@@ -47,7 +57,7 @@ class Account:
             async with asyncio.timeout(WRITE_S_MAX):
                 await self._producer.begin_transaction()
                 sent = [await self._producer.send(self._topic, value, key=key, partition=p) for p, key, value in lines]
-                sent += [await self._producer.send(topic, value, partition=0) for topic, value in beside]
+                sent += [await self._producer.send(b.topic, b.value, key=b.key, partition=0) for b in beside]
                 await asyncio.gather(*sent)
                 await self._producer.commit_transaction()
         except (kafka.KafkaError, TimeoutError) as e:
@@ -81,7 +91,7 @@ async def newest(brokers: str, topic: str) -> dict[bytes, bytes]:
 
 async def records(brokers: str, topic: str) -> list[tuple[bytes, bytes | None]]:
     """Key and value of every record of a topic; none if there is no such topic. `Unavailable` without a broker."""
-    if not await _exists(brokers, topic):
+    if not await exists(brokers, topic):
         return []
     consumer = await kafka.consumer(brokers, topic)
     found: list[tuple[bytes, bytes | None]] = []
@@ -99,7 +109,8 @@ async def records(brokers: str, topic: str) -> list[tuple[bytes, bytes | None]]:
     return found
 
 
-async def _exists(brokers: str, topic: str) -> bool:
+async def exists(brokers: str, topic: str) -> bool:
+    """Whether there is such a topic. `Unavailable` without a broker."""
     consumer = await kafka.consumer(brokers)
     try:
         return topic in await consumer.topics()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -23,15 +23,18 @@ from containers.child import free_port
 
 T = TypeVar("T")
 USERNAME, PASSWORD = "collect", "pass word ü"
+OPERATOR = "operator"  # may write only where a node says so
 
 
 class Users(UserManager):
-    """Everybody may look; who says a name must be `USERNAME`."""
+    """Everybody may look; who says a name must be `USERNAME`, or `OPERATOR`, who may not write everywhere."""
 
     def get_user(
         self, iserver: Any, username: Any = None, password: Any = None, certificate: Any = None
     ) -> User | None:
         """See asyncua."""
+        if (username, password) == (OPERATOR, PASSWORD):
+            return User(role=UserRole.User)
         good = username is None or (username, password) == (USERNAME, PASSWORD)
         return User(role=UserRole.Admin) if good else None
 
@@ -87,6 +90,11 @@ class OpcuaServer:
     def do(self, what: Coroutine[Any, Any, T]) -> T:
         """Run something on the server's loop, from another thread."""
         return asyncio.run_coroutine_threadsafe(what, self.loop).result(120)  # a busy machine starts it slowly
+
+    def method(self, path: str, does: Callable[..., Any], inputs: list[Any], outputs: list[Any]) -> Any:
+        """A method 'Plant/a/Start' of an object that is there."""
+        at, _, name = path.rpartition("/")
+        return self.do(self.nodes[f"/{at}"].add_method(2, name, does, inputs, outputs))
 
     async def _start(self) -> None:
         self.server = Server(user_manager=Users())

@@ -103,7 +103,7 @@ def test_settings_of_a_broker_that_deploy_does_not_run_are_refused(tmp_path: Pat
 
 def test_a_disk_on_which_the_topics_do_not_fit_is_refused_before_anything_is_touched(tmp_path: Path) -> None:
     text = OWN.replace("20GiB", "1GiB")
-    message = r"site.toml: kafka.disk = '1GiB' is too small: 7 topics with 22 partitions in all need '1472MiB' at least"
+    message = r"site.toml: kafka.disk = '1GiB' is too small: 9 topics with 24 partitions in all need '1600MiB' at least"
     with pytest.raises(ConfigError, match=message):
         all_of(tmp_path, text)
 
@@ -176,7 +176,7 @@ def test_what_is_asked_of_the_broker(tmp_path: Path) -> None:
     assert bytes_at_most(fitted(asked.topics, asked.disk_bytes)) <= asked.disk_bytes
     assert {t.name for t in asked.topics} == {
         "hall1.reading", "hall1.tiny.second", "hall1.tiny.state", "hall1.dead", "hall1.control.cmd", "hall1.control.ack",
-            "hall1.audit",
+            "hall1.audit", "hall1.twin.desired", "hall1.twin.reported",
     }  # fmt: skip
 
 

@@ -22,16 +22,18 @@ from tests.containers.kit import site_of
 SERVICES = ("collect", "process", "upload", "control", "firmware")
 TOPICS = {
     "raw": "hall1.reading", "result": "hall1.tiny.second", "state": "hall1.tiny.state", "dead": "hall1.dead",
-    "commands": "hall1.control.cmd", "acks": "hall1.control.ack", "hints": "hall1.fw.desired",
-    "updates": "hall1.fw.status", "another site's": "hall2.reading",
+    "commands": "hall1.control.cmd", "acks": "hall1.control.ack",
+    "desired": "hall1.twin.desired", "reported": "hall1.twin.reported", "hints": "hall1.fw.desired", "updates": "hall1.fw.status",
+    "another site's": "hall2.reading",
 }  # fmt: skip
 MAY_READ = {
-    "collect": {"raw"}, "process": {"raw", "state"}, "upload": {"result"}, "control": {"result", "commands", "acks"},
+    "collect": {"raw"}, "process": {"raw", "state"}, "upload": {"result"},
+    "control": {"result", "commands", "acks", "desired", "reported"},
     "firmware": {"hints", "updates"},
 }  # fmt: skip
 MAY_WRITE = {
     "collect": {"raw", "dead"}, "process": {"result", "state", "dead"}, "upload": {"dead"},
-    "control": {"commands", "acks", "dead"}, "firmware": {"updates", "dead"},
+    "control": {"commands", "acks", "desired", "reported", "dead"}, "firmware": {"updates", "dead"},
 }  # fmt: skip
 GROUPS = {
     "hall1.tiny": "process", "hall1.tiny.upload": "upload", "hall1.control": "control", "hall1.control.alarms": "control",
@@ -59,6 +61,7 @@ def test_rights_follow_from_the_plan(tmp_path: Path) -> None:
     assert shown(plan, "control") == for_all | {
         "read topic hall1.tiny.second", "read topic hall1.control.cmd", "write topic hall1.control.cmd",
         "read topic hall1.control.ack", "write topic hall1.control.ack", "write topic hall1.audit", "read group hall1.control",
+        *(f"{may} topic hall1.twin.{side}" for may in ("read", "write") for side in ("desired", "reported")),
         "read group hall1.control.alarms", "write transactional id hall1.control",
     }  # fmt: skip
 

@@ -111,7 +111,9 @@ def test_an_address_that_is_none(tmp_path: Path, text: str, says: str) -> None:
 def test_only_collect_listens(tmp_path: Path) -> None:
     file = tmp_path / "site.toml"
     file.write_text(SITE + "[services.process]\nlisten = '0.0.0.0:80'\n")
-    with pytest.raises(ConfigError, match=r"services.process.listen: only collect listens: leave it out here"):
+    with pytest.raises(
+        ConfigError, match=r"services.process.listen: only collect and control listen: leave it out here"
+    ):
         load_site(file)
     file.write_text(SITE + "[services.collect]\nlisten = '[::]:8443'\n")
     assert load_site(file).site.services.collect.listen == "[::]:8443"

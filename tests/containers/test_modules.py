@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from containers import images, modules
+from containers.desired import check, contents_of, work_for
 from containers.profiles import PROFILES
 from pipelines.errors import ConfigError
-from tests.containers.kit import BASE, pipeline_text
+from tests.containers.kit import BASE, SITE, pipeline_text, site_of
 
+SITE_WITH_DEVICES = SITE + 'devices = "devices.toml"\n'
 MQTT = "connectors.mqtt.reader:MqttReader"
 
 
@@ -44,6 +46,37 @@ def test_an_image_holds_what_its_service_imports_and_no_other_service(
     # the descriptions that the pipeline file imports are everywhere, and they import no client library
     extra = {path for path in code for other in has_not if path.startswith(other)} - _descriptions()
     assert not extra
+
+
+OPCUA_DEVICE = """
+[profiles.mixer]
+devices = ["m1"]
+opcua = {server = "opc.tcp://mixer:4840", username = "control", password = "mixer-password"}
+[profiles.mixer.verbs.start]
+set = {node = "Objects/Mixer/Run", type = "Boolean", value = true}
+"""
+
+
+def test_only_a_site_with_such_devices_gets_the_code_that_writes_to_them(tmp_path: Path) -> None:
+    site, plan = site_of(tmp_path, SITE_WITH_DEVICES)
+    writer = "opt/sitestream/code/connectors/control/opcua.py"
+    for document, has in (("", False), (OPCUA_DEVICE, True)):
+        (tmp_path / "devices.toml").write_text(document)
+        what = {p.service: contents_of(site, plan, BASE, p) for p in work_for(plan, site)}
+        assert {service for service, c in what.items() if writer in {f.path for f in c.files}} == (
+            {"control"} if has else set()
+        )
+        assert what["control"].extras == (("control", "opcua") if has else ("control",))
+        assert any(p.startswith("asyncua==") for p in what["control"].pins) == has
+
+
+def test_the_secrets_of_devices_must_be_given_to_control(tmp_path: Path) -> None:
+    site, plan = site_of(tmp_path, SITE_WITH_DEVICES)
+    (tmp_path / "devices.toml").write_text(OPCUA_DEVICE)
+    with pytest.raises(
+        ConfigError, match=r"control needs the secret 'mixer-password' which devices.toml names: add under"
+    ):
+        check(site, plan)
 
 
 def _descriptions() -> set[str]:

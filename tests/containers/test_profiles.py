@@ -73,6 +73,25 @@ def test_each_service_is_on_its_own_networks_only(tmp_path: Path, service: str) 
     assert networks == {f"sitestream-hall1-{role}" for role in NETWORKS[service]}
 
 
+def test_control_sees_the_off_switch_of_the_machine_and_cannot_turn_it(tmp_path: Path) -> None:
+    text = SITE + "[services.control.options]\noff_switch = '/srv/press/switch'\n"
+    switch = {"Type": "bind", "Source": "/srv/press/switch", "Target": "/srv/press/switch", "ReadOnly": True}
+    mounted = {s: _created(tmp_path, s, text)[0]["HostConfig"]["Mounts"] for s in PROFILES}
+    assert switch in mounted["control"]
+    assert [m["Source"] for s in PROFILES for m in mounted[s] if "switch" in m["Source"]] == ["/srv/press/switch"]
+    looks = wanted(tmp_path, text)["control"].settings.options["off_switch"]
+    assert looks == switch["Target"]
+    assert [m["Target"] for m in mounted["control"] if not m["ReadOnly"]] == ["/data"]
+    without = _created(tmp_path, "control")[0]["HostConfig"]["Mounts"]
+    assert [m["Target"] for m in without] == [m["Target"] for m in mounted["control"] if m != switch]
+
+
+@pytest.mark.parametrize("folder", ["switch", "/", "/srv/a:b", "/srv//switch"])
+def test_a_switch_is_a_folder_of_the_machine(tmp_path: Path, folder: str) -> None:
+    with pytest.raises(ConfigError, match="write a folder of the site's machine, such as '/srv/press/switch'"):
+        wanted(tmp_path, SITE + f"[services.control.options]\noff_switch = '{folder}'\n")
+
+
 def test_only_the_network_of_the_uplink_leads_out() -> None:
     assert INTERNAL == {"ot": True, "bus": True, "wan": False, "ingress": False}
 

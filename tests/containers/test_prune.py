@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import asyncua
 import pytest
+from asyncua import ua
 
 from connectors.opcua import guard
 from containers import images, packages, prune
@@ -118,6 +120,7 @@ def test_no_file_of_the_image_can_write_to_a_server(image: Path, sources: list[t
     assert not [p for p in compiled if b"WriteRequest" in p.read_bytes()]
     assert not list(image.glob("extra/asyncua/server*"))
     assert not list(image.glob("code/connectors/opcua/discover*"))
+    assert not list(image.glob("code/connectors/control/*"))
 
 
 def test_every_import_of_what_is_left_is_there(sources: list[tuple[str, ast.Module]]) -> None:
@@ -217,6 +220,58 @@ def test_cutting_gives_the_same_every_time(copy: Path, image: Path) -> None:
         for f in (copy / "asyncua", image / "extra/asyncua")
     )
     assert one == two
+
+
+WRITE = """
+import asyncio, sys
+from pathlib import Path
+import msgspec, asyncua
+from connectors.control.commands import Command
+from connectors.control.devices import Devices
+from connectors.control.opcua import Opcua
+from pipelines.clock import SystemClock
+
+async def main(document):
+    writer, now = Opcua(msgspec.json.decode(document, type=Devices), "s", Path("."), SystemClock()), SystemClock().now_ns()
+    for verb in ("open", "reset"):
+        while not writer.reachable("v1"):
+            await asyncio.sleep(0.05)
+        command = Command(id=verb, device="v1", verb=verb, issuer="me", issued_at_ns=now, expires_at_ns=now + 30 * 10**9)
+        print(*await writer.deliver(command))
+    await writer.close()
+    print(asyncua.__file__)
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def test_beside_what_writes_anyway_it_keeps_what_control_sends_and_no_more(
+    copy: Path, opcua_server: OpcuaServer, unique: str
+) -> None:
+    (copy / "pymodbus").mkdir()
+    prune.prune(copy)
+    tree = ast.parse((copy / "asyncua/ua/uaprotocol_auto.py").read_text())
+    left = {n.name for n in tree.body if isinstance(n, ast.ClassDef) and WRITES.fullmatch(n.name)}
+    kept = set(prune.CUTS["asyncua"].writes)
+    assert left == kept
+    opcua_server.do(opcua_server.variable(f"{unique}/v1/Open", False, ua.VariantType.Boolean).set_writable())
+    opcua_server.method(f"{unique}/v1/Reset", lambda _: [], [], [])
+    at = f"Objects/{unique}/{{device}}"
+    verbs = {
+        "open": {"set": {"node": f"{at}/Open", "type": "Boolean", "value": True}},
+        "reset": {"call": {"object": at, "method": "Reset"}},
+    }
+    document = {"profiles": {"valve": {"devices": ["v*"], "opcua": {"server": opcua_server.url}, "verbs": verbs}}}
+    installed = [p for p in sys.path if p.endswith("site-packages")]
+    done = subprocess.run(
+        [sys.executable, "-P", "-S", "-c", WRITE, json.dumps(document)],
+        env={"PYTHONPATH": ":".join([str(copy), str(Path(prune.__file__).parents[1]), *installed])},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        f"succeed Objects/{unique}/v1/Open reads True", "succeed Reset returned nothing", str(copy / "asyncua/__init__.py"),
+    ]  # fmt: skip
 
 
 def test_the_guard_and_the_cut_leave_the_same() -> None:

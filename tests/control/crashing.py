@@ -1,7 +1,8 @@
 """The control service with a fault: `python -m tests.control.crashing FAULT --config FILE`.
 
 It kills itself with SIGKILL: `before` it publishes its first command (which is on record by then), or `after`; `write-before`,
-`write-after` it writes to a Modbus device; `before-STATE`, `after-STATE` it puts a command in that state on record.
+`write-after` it writes to a Modbus device; `node-before`, `node-after` it changes an OPC UA server; `before-STATE`,
+`after-STATE` it puts a command in that state on record.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from connectors.control.account import Account
 from connectors.control.ledger import Entry
 from connectors.control.service import CONDITIONS, main
 from connectors.link import Link
+from connectors.opcua.channel import Channel
 from pipelines.runtime.service import run_service
 
 publish = Link.publish
@@ -47,6 +49,22 @@ async def crash_write_after(*args: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+ask = Channel.call
+
+
+def crash_node(moment: str) -> Any:
+    """Around a request that changes a server."""
+
+    async def crash(self: Channel, request: Any, response: Any) -> Any:
+        here = type(request).__name__ in ("WriteRequest", "CallRequest")
+        got = None if here and moment == "before" else await ask(self, request, response)
+        if here:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return got
+
+    return crash
+
+
 put = Account.keep
 
 
@@ -69,6 +87,8 @@ def arm(fault: str) -> None:
         Link.publish = {"before": crash_before, "after": crash_after}[fault]  # type: ignore[method-assign]  # the fault
     elif fault.startswith("write-"):
         modbus._write = {"write-before": crash_write_before, "write-after": crash_write_after}[fault]  # type: ignore[assignment]  # the fault
+    elif fault.startswith("node-"):
+        Channel.call = crash_node(fault.removeprefix("node-"))  # type: ignore[method-assign]  # the fault
     else:
         Account.keep = crash_at(*fault.split("-"))  # type: ignore[method-assign]  # the fault
 

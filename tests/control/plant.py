@@ -106,7 +106,7 @@ class Site:
             "site": self.name, "brokers": self.brokers, "pipeline": str(pipeline), "partitions": PARTITIONS,
             "data_dir": str(self.folder / "data"), "metrics_port": free_port(),
             "devices": self.devices.replace("SITE", self.name).replace("IDEMPOTENT", str(self.idempotent).lower()),
-            "options": self.options,
+            "options": self.options, "secrets_dir": str(self.folder / "secrets"),
         }  # fmt: skip
         self.config.write_text(json.dumps(settings))
 

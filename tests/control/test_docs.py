@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
+import sys
+from asyncio.subprocess import PIPE
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from connectors.control.commands import Command
 from connectors.control.devices import parse
@@ -14,6 +23,12 @@ from connectors.control.guard import Guard
 from connectors.control.ledger import Ledger
 from connectors.control.signing import load, signed
 from containers.cli import main
+from containers.desired import check_given
+from containers.embedded import EmbeddedKafka
+from tests.bed import free_port
+from tests.bed.mosquitto import Mosquitto
+from tests.containers.kit import SITE, site_of
+from tests.control.plant import DEVICES, ROOT, Device, Site
 
 PAGE = (Path(__file__).parents[2] / "docs/control.md").read_text()
 SECOND = 10**9
@@ -23,7 +38,7 @@ NOW = 1_700_000_000 * SECOND
 @pytest.fixture
 def guard(tmp_path: Path) -> Guard:
     """As the page's file makes it, with real keys."""
-    (text,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    text = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)[0]
     for name in ("anna", "berta"):
         said = CliRunner().invoke(main, ["device", "keys", "new", name, "--folder", str(tmp_path)])
         (key,) = re.findall(r'^key = "(\w+)"$', said.stdout, re.MULTILINE)
@@ -59,7 +74,71 @@ def test_its_file_allows_what_it_says(
     assert (refused in found) if refused else (found == "")
 
 
+def test_its_site_file_is_one(tmp_path: Path) -> None:
+    site, plan = site_of(tmp_path, SITE + re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)[1])
+    check_given(site, plan)
+    assert site.site.services.control.listen == "0.0.0.0:9471"
+
+
 def test_its_commands_exist() -> None:
     for line in re.findall(r"^    pipeline (.*?)(?:  +#.*)?$", PAGE, re.MULTILINE):
         words = line.split()[:3] if line.split()[1] == "keys" else line.split()[:2]
         assert CliRunner().invoke(main, [*words, "--help"]).exit_code == 0, line
+
+
+def _certificate() -> tuple[bytes, bytes]:
+    """For hall1.example, signed by itself; and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hall1.example")]), datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("hall1.example")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )  # fmt: skip
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return made.public_bytes(pem), private
+
+
+async def test_its_curl_command_commands_a_device(
+    kafka: EmbeddedKafka, mosquitto: Mosquitto, unique: str, tmp_path: Path
+) -> None:
+    (example,) = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
+    said = CliRunner().invoke(main, ["device", "keys", "new", "anna", "--folder", str(tmp_path)])
+    (key,) = re.findall(r'^key = "(\w+)"$', said.stdout, re.MULTILINE)
+    anna = f'[issuers.anna]\nkey = "{key}"\ndevices = ["press-*"]\nverbs = ["set_speed"]\n'
+    certificate, private = _certificate()
+    port, token = free_port(), "a token of the control room".replace(" ", "-")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/pipeline").write_text(
+        f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -c "from containers.cli import main; main()" "$@"\n'
+    )
+    (tmp_path / "bin/pipeline").chmod(0o755)
+    (tmp_path / "secrets").mkdir()
+    for file, content in {
+        "secrets/api_tokens": token.encode(), "secrets/api_certificate": certificate, "secrets/api_private_key": private,
+        "token": token.encode(), "ca.pem": certificate, ".curlrc": f'connect-to = "::127.0.0.1:{port}"\n'.encode(),
+        "hall1.toml": f"site = '{unique}'\npipeline = 'press.py'\nbrokers = 'unreached:9092'\n".encode(),
+    }.items():  # fmt: skip
+        (tmp_path / file).write_bytes(content)
+    site = Site(
+        unique,
+        kafka.bootstrap,
+        mosquitto.url,
+        tmp_path,
+        devices=anna + DEVICES,
+        options={"listen": f"127.0.0.1:{port}"},
+    )
+    environment = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "CURL_HOME": str(tmp_path)}
+    async with site.control() as control, Device().on(site, "press-7") as device:
+        await control.ready()
+        run = await asyncio.create_subprocess_exec(
+            "bash", "-ec", example, cwd=tmp_path, env=environment, stdout=PIPE, stderr=PIPE
+        )
+        out, wrong = await run.communicate()
+    assert run.returncode == 0, (out, wrong, site.log.read_text())
+    told = json.loads(out)
+    assert (told["state"], told["issuer"], told["device"]) == ("SUCCEEDED", "anna", "press-7")
+    assert [c["args"] for c in device.heard] == [{"speed": 0.5}]

@@ -45,7 +45,7 @@ def test_only_a_signature_of_the_issuer_over_all_of_the_command_for_this_site_co
     assert guard().forged(signed(command(), "s1", YOU))
     for name, value in {
         "id": "b", "device": "p2", "verb": "open", "args": {"x": 1}, "issuer": "you", "issued_at_ns": NOW + 1,
-        "expires_at_ns": NOW + 1, "idempotent": True, "attempts_max": 9, "topic": "t", "sig": "zz",
+        "expires_at_ns": NOW + 1, "idempotent": True, "attempts_max": 9, "topic": "t", "expected_twin_version": 1, "sig": "zz",
     }.items():  # fmt: skip
         assert guard().forged(msgspec.structs.replace(good, **{name: value})), name
     assert "nobody knows the issuer 'eve'" in guard().forged(signed(command(issuer="eve"), "s1", ME))

@@ -62,6 +62,30 @@ def test_its_image_has_its_own_code_and_packages_and_nothing_else(tmp_path: Path
     assert what.packages_tag == what.parent_tag
 
 
+def test_control_has_nothing_of_firmware_and_firmware_nothing_of_control(tmp_path: Path) -> None:
+    site, plan = site_of(tmp_path, SITE + TABLE)
+    control = contents_of(site, plan, BASE, PROFILES["control"])
+    assert [f.path for f in control.files if "firmware" in f.path or f.path.endswith("root.json")] == []
+    assert not {pin.partition("==")[0] for pin in control.pins} & {"tuf", "securesystemslib", "urllib3"}
+    names = {f.path: f.content for f in control.files}
+    assert not [path for path, content in names.items() if b"connectors.firmware" in content]
+
+    services = wanted(tmp_path, SITE + TABLE)
+    assert services["firmware"].secret_names == ["firmware-root.json"]
+    assert services["control"].secret_names == []
+    assert not {m.source for m in services["control"].mounts} & {m.source for m in services["firmware"].mounts}
+    assert not {"repository", "mqtt"} & set(services["control"].settings.options)
+
+    of_control = {topics.commands("hall1"), topics.acks("hall1"), topics.audit("hall1")}
+    of_firmware = {topics.firmware_desired("hall1"), topics.firmware_status("hall1")}
+    rights = {s: {(a.operation, a.name) for a in acls(plan, "hall1", s)} for s in ("control", "firmware")}
+    assert {name for does, name in rights["control"] if does != "describe"} & of_firmware == set()
+    assert {name for does, name in rights["firmware"] if does != "describe"} & of_control == set()
+    assert {name for _, name in rights["control"]} >= of_control  # so the names are those that are used
+    assert {name for _, name in rights["firmware"]} >= of_firmware
+    assert not [name for does, name in rights["firmware"] if does != "describe" and "control" in name]
+
+
 def test_another_pipeline_does_not_touch_it(tmp_path: Path) -> None:
     one, other = (wanted(tmp_path, SITE + TABLE, window=window)["firmware"] for window in ("1s", "2s"))
     assert one.fingerprint == other.fingerprint

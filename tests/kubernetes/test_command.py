@@ -105,6 +105,16 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
             "[services.collect]\ndevices = ['/dev/ttyS0']\n[hosts]",
             r"site.toml: services.collect.devices: a pod gets no serial port without being privileged: read it through a gateway",
         ),
+        (
+            "[hosts]",
+            "[services.control.options]\noff_switch = '/srv/switch'\n[hosts]",
+            r"site.toml: services.control.options.off_switch = '/srv/switch' is a folder of one machine, .*: leave it out;",
+        ),
+        (
+            "[hosts]",
+            "[services.control]\nlisten = '127.0.0.1:9471'\nsecrets.api_tokens = 'env:PATH'\n[hosts]",
+            r"site.toml: control's listen = '127.0.0.1:9471': no pod takes commands over HTTP: leave it out;",
+        ),
         ("hall1", "hall_1", r"'sitestream-hall_1' cannot be the name of a namespace: give another with --namespace"),
     ],
 )

@@ -134,6 +134,26 @@ for host in ("edge", "10.2.2.2:4841"):
     assert not _ways(found["process"]) & {(4840, "10.0.0.9/32"), (4841, "10.2.2.2/32")}
 
 
+def test_control_reaches_the_devices_that_it_writes_to(tmp_path: Path) -> None:
+    (tmp_path / "devices.toml").write_text("""
+[profiles.drive]
+devices = ["d1"]
+modbus = "tcp://10.3.3.3:5020"
+[profiles.drive.verbs.start]
+write = {to = "coil", address = 2, value = 1}
+[profiles.mixer]
+devices = ["m1"]
+opcua = {server = "opc.tcp://10.4.4.4"}
+[profiles.mixer.verbs.start]
+set = {node = "Objects/Mixer/Run", type = "Boolean", value = true}
+""")
+    text = SITE.replace("[hosts]", 'devices = "devices.toml"\n[hosts]')
+    broker = {(9092, "any"), (1883, "10.0.0.9/32")}
+    found = _policies(tmp_path, text)
+    assert _ways(found["control"]) == broker | {(5020, "10.3.3.3/32"), (4840, "10.4.4.4/32")}
+    assert _ways(found["collect"]) == broker
+
+
 def test_an_address_that_is_none_is_named_with_its_cure(tmp_path: Path) -> None:
     text = SITE + "[services.upload.options]\ns3_endpoint = 's3.plant:9000'"
     with pytest.raises(ConfigError, match=r"'s3.plant:9000' is not an address: write one such as 'https://host:9000'"):
