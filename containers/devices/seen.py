@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 
 from connectors.control.ledger import Entry as Command
 from connectors.control.twin import Desired, Reported, Twin
@@ -26,6 +27,7 @@ from pipelines.wire import FrameInfo, decode
 FRAMES_BACK_MAX = 200  # read of each partition of a stream, the newest
 COMMANDS_BACK_MAX = 20_000  # records of each partition of `control.ack`
 ALL = 2**62  # of the topics that keep one record for each device
+ROWS_TOGETHER = 100_000  # of frames, before devices are given theirs
 DEVICES_MAX = 20_000  # others are counted, and not shown
 
 
@@ -91,6 +93,7 @@ class Seen:
         self.devices: dict[str, Device] = {}
         self.too_many: set[str] = set()
         self.unreadable = 0
+        self._waiting: dict[str, list[Batch]] = {name: [] for name in self.streams}
         self._takes: dict[str, Callable[[Record], None]] = {
             topics.twin_desired(site): lambda r: self._side(r, Desired),
             topics.twin_reported(site): lambda r: self._side(r, Reported),
@@ -123,13 +126,24 @@ class Seen:
             if FrameInfo.of(record.headers).rows == 0:
                 return
             batch = decode(record.value, stream.row)
-            newest = batch.take(newest_rows(batch))
-            for at, (name, time_ns) in enumerate(zip(newest.keys, newest.time.tolist(), strict=True)):
-                device = self._device(name)
-                if device and (stream.name not in device.readings or device.readings[stream.name].time_ns <= time_ns):
-                    device.readings[stream.name] = Reading(stream, time_ns, newest, at)
+            waiting = self._waiting[stream.name]
+            waiting.append(batch.take(newest_rows(batch)))
+            if sum(map(len, waiting)) >= ROWS_TOGETHER:
+                self._note(stream)
 
         return take
+
+    def _note(self, stream: Stream) -> None:
+        """Give devices their newest rows of many frames at once: most frames have a row of the same devices."""
+        waiting, self._waiting[stream.name] = self._waiting[stream.name], []
+        if not waiting:
+            return
+        all_rows = together(waiting)
+        newest = all_rows.take(newest_rows(all_rows))
+        for at, (name, time_ns) in enumerate(zip(newest.keys, newest.time.tolist(), strict=True)):
+            device = self._device(name)
+            if device and (stream.name not in device.readings or device.readings[stream.name].time_ns <= time_ns):
+                device.readings[stream.name] = Reading(stream, time_ns, newest, at)
 
     def _side(self, record: Record, kind: type[Desired] | type[Reported]) -> None:
         device = self._device(record.key.decode())
@@ -153,9 +167,18 @@ class Seen:
 
     def chosen(self, patterns: Callable[[str], bool], stream: str) -> Iterator[Device]:
         """The devices whose names fit; of a stream, those that it has had a reading of."""
+        for known in self.streams.values():
+            self._note(known)
         for device in self.devices.values():
             if patterns(device.name) and (not stream or stream in device.readings):
                 yield device
+
+
+def together(batches: Sequence[Batch]) -> Batch:
+    """The rows of several batches of one stream, one after another."""
+    keys = pa.concat_arrays([b.names.take(pa.array(b.codes)) for b in batches]).dictionary_encode()
+    columns = {name: np.concatenate([b.columns[name] for b in batches]) for name in batches[0].columns}
+    return Batch(keys.dictionary, keys.indices.to_numpy(), np.concatenate([b.time for b in batches]), columns)
 
 
 def newest_rows(batch: Batch) -> Array:

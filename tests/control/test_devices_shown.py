@@ -28,7 +28,7 @@ from connectors.firmware.life import State as Updated
 from connectors.firmware.status import SITE_KEY, device_key
 from containers.cli import main
 from containers.devices import seen
-from containers.devices.seen import newest_rows
+from containers.devices.seen import newest_rows, together
 from containers.embedded import EmbeddedKafka
 from pipelines import topics
 from pipelines.batch import Batch
@@ -277,4 +277,8 @@ def test_the_newest_row_of_each_device_is_its_last_in_time() -> None:
     batch = Batch.of_keys(["a", "b", "a", "b"], np.array([5, 7, 3, 7]), {"x": np.array([1, 2, 3, 4])})
     newest = batch.take(newest_rows(batch))
     assert dict(zip(newest.keys, newest.columns["x"].tolist(), strict=True)) == {"a": 1, "b": 4}
+    more = together([newest, Batch.of_keys(["c", "a"], np.array([1, 6]), {"x": np.array([5, 6])})])
+    assert more.keys == [*newest.keys, "c", "a"]
+    newest = more.take(newest_rows(more))
+    assert dict(zip(newest.keys, newest.columns["x"].tolist(), strict=True)) == {"a": 6, "b": 4, "c": 5}
     assert len(newest_rows(Batch.of_keys([], np.zeros(0, np.int64), {}))) == 0
