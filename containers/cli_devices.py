@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from containers import discover_modbus, discover_opcua
+from containers import discover_modbus, discover_mqtt, discover_opcua
 
 
 @click.group("devices")
@@ -19,3 +19,4 @@ def discover() -> None:
 
 discover.add_command(discover_opcua.command)
 discover.add_command(discover_modbus.command)
+discover.add_command(discover_mqtt.command)
