@@ -14,14 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from connectors.backoff import Backoff
 from connectors.base import Context, Readable, Reader
 from connectors.collector import ROWS_MAX, Collector, Framer, Limits
 from connectors.outlet import Outlet
 from pipelines.clock import Clock, SystemClock
-from pipelines.errors import ConfigError, Unavailable
+from pipelines.errors import ConfigError
 from pipelines.load import load
-from pipelines.plan import Plan
 from pipelines.runtime import kafka
 from pipelines.runtime.serve import Health
 from pipelines.runtime.service import run_service
@@ -39,23 +37,11 @@ async def main(settings: Settings, health: Health, stop: asyncio.Event) -> None:
     limits, clock = limits_of(settings), SystemClock()
     readable: list[Any] = [source for source in plan.sources.values() if getattr(source, "reader", None)]
     collectors = [_collector(source, settings, limits, clock, stop) for source in readable]
-    await _ensure_topics(plan, settings, stop)
+    await kafka.ready(settings.brokers, plan.topics(settings.site, settings.partitions), stop)
     async with asyncio.TaskGroup() as tasks:
         for collector in collectors:
             tasks.create_task(collector.run(stop))
         tasks.create_task(_report_health(collectors, health, stop))
-
-
-async def _ensure_topics(plan: Plan, settings: Settings, stop: asyncio.Event) -> None:
-    backoff = Backoff()
-    while not stop.is_set():
-        try:
-            await kafka.ensure(settings.brokers, plan.topics(settings.site, settings.partitions))
-            return
-        except (Unavailable, kafka.KafkaError) as e:
-            kafka.raise_refusal(e)
-            log.warning("%s", e)
-            await backoff.wait(stop)
 
 
 def _collector(

@@ -62,7 +62,8 @@ async def main(settings: Settings, health: Health, stop: asyncio.Event) -> None:
     patterns = patterns_of(plan, devices)
     broker = broker_of(settings, plan) if patterns else None
     key = own(Path(settings.data_dir))
-    await kafka.ensure(settings.brokers, topics_of(plan, settings.site, settings.partitions))
+    if not await kafka.ready(settings.brokers, topics_of(plan, settings.site, settings.partitions), stop):
+        return
     quiet()
     producer = await kafka.producer(settings.brokers)
 

@@ -48,7 +48,8 @@ async def main(settings: Settings, health: Health, stop: asyncio.Event) -> None:
     broker = _broker(options, Path(settings.secrets_dir))
     mirror = Mirror(options.repository, root, folder, size_bytes(options.images_max))
     store = Store(_key(folder), metrics.firmware_bytes.labels(site, "http").inc)
-    await kafka.ensure(settings.brokers, topics_of(site))
+    if not await kafka.ready(settings.brokers, topics_of(site), stop):
+        return
     async with contextlib.AsyncExitStack() as ending:
         ending.callback(mirror.close)
         status = topics.firmware_status(site)

@@ -116,9 +116,9 @@ class Uploader:
     async def _ready(self, stop: asyncio.Event) -> str | None:
         """Wait for Kafka and its topics; its cluster's id, None if `stop` was set before."""
         backoff, settings = Backoff(), self._settings
-        while not stop.is_set():
+        topics = self._plan.topics(settings.site, settings.partitions)
+        while await kafka.ready(settings.brokers, topics, stop):
             try:
-                await kafka.ensure(settings.brokers, self._plan.topics(settings.site, settings.partitions))
                 return await kafka.cluster_id(settings.brokers)
             except (Unavailable, kafka.KafkaError) as e:
                 kafka.raise_refusal(e)

@@ -44,6 +44,7 @@ RETRY_BACKOFF_MS = (
 )
 TRANSACTION_TIMEOUT_MS = 120_000  # the broker aborts what a dead worker left open, if no other worker did so before
 CREATE_S_MAX = 10.0
+READY_POLL_S = 1.0
 START_S_MAX, STOP_S_MAX = 30.0, 3.0
 _REFUSALS = {
     TopicAuthorizationFailedError: "topic",
@@ -71,6 +72,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 fetcher.ConsumerRecord = Record  # the same fields in the same order: others in the process see no difference
 
+log = logging.getLogger("kafka")
 Client: TypeAlias = Any  # aiokafka's clients are not typed
 Place: TypeAlias = TopicPartition
 
@@ -267,6 +269,23 @@ async def ensure(brokers: str, topics: Iterable[Topic]) -> None:
                 )
     finally:
         await stopped(admin)
+
+
+async def ready(brokers: str, topics: Iterable[Topic], stop: asyncio.Event) -> bool:
+    """`ensure` the topics as soon as a broker answers, however long that takes; False if `stop` is set before."""
+    wanted, said = tuple(topics), ""
+    while not stop.is_set():
+        try:
+            await ensure(brokers, wanted)
+        except (Unavailable, KafkaError) as e:
+            raise_refusal(e)
+            if str(e) != said:
+                log.warning("%s; waiting", said := str(e))
+        else:
+            return True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), READY_POLL_S)
+    return False
 
 
 _TOPIC_CONFIG = 1  # the source of a setting that a topic has of its own: DescribeConfigs, config_source

@@ -24,8 +24,8 @@ async def main(settings: Settings, health: Health, stop: asyncio.Event) -> None:
     """
     job = job_of(settings)
     metrics.pipeline_info.labels(job.site, job.plan.pipeline, job.plan.fingerprint).set(1)
-    await kafka.ensure(job.brokers, job.plan.topics(job.site, settings.partitions))
-    await Runner(job, health).run(stop)
+    if await kafka.ready(job.brokers, job.plan.topics(job.site, settings.partitions), stop):
+        await Runner(job, health).run(stop)
 
 
 def job_of(settings: Settings) -> Job:

@@ -33,7 +33,8 @@ async def with_less(fleet: Fleet, folder: Path, service: str, right: str, mqtt: 
     less = [a for a in acls(plan, "s", service) if a.operation != right or a.name in KEPT]
     if right == "describe":  # reading or writing implies it
         less = []
-    await kafka.set_acls(fleet.kafka.bootstrap, less, [me], revoke=True)
+    while any(await kafka.set_acls(fleet.kafka.bootstrap, less, [me], revoke=True)):
+        pass  # the broker takes a moment to know of it
     (folder / "tiny.py").write_text(pipeline_text(mqtt=mqtt))
     for name in ("store", "data"):
         (folder / name).mkdir()

@@ -85,6 +85,10 @@ class Fleet:
         value: dict[str, Any] = json.loads(self.run("rollout", "status", "-o", "json")[1])
         return value
 
+    def reports(self) -> str:
+        """What was reported of each site, with the logs of what failed."""
+        return "\n".join(f"{f}:\n{f.read_text()}" for f in sorted(self.folder.rglob("*.log")))
+
     def states(self) -> dict[str, str]:
         """The state of each site in the newest rollout."""
         return {site: s["state"] for site, s in self.result()["sites"].items()}
@@ -108,7 +112,7 @@ def fleet(kafka: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> Ite
         made = Fleet(folder, engines, links)
         made.write()
         code, _, err = made.run("deploy", "--max-parallel", "1")  # engines on one machine share its firewall
-        assert code == 0, err
+        assert code == 0, err + made.reports()
         yield made
 
 

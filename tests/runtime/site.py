@@ -148,10 +148,12 @@ class Worker:
     options: Mapping[str, str]
     variable: str = "plant"
     process: subprocess.Popen[bytes] | None = None
+    _said_before: int = 0  # characters of its log
 
     def start(self) -> Worker:
         """Start the process; its log goes on in the same file."""
         self.folder.mkdir(exist_ok=True)
+        self._said_before = len(self.text)
         config = self.folder / "settings.json"
         config.write_text(json.dumps({
             "site": self.site.name, "brokers": self.site.brokers, "partitions": self.site.partitions, "metrics_port": 0,
@@ -182,7 +184,13 @@ class Worker:
     @property
     def text(self) -> str:
         """Everything it wrote."""
-        return (self.folder / "log").read_text()
+        log = self.folder / "log"
+        return log.read_text() if log.exists() else ""
+
+    @property
+    def text_since_start(self) -> str:
+        """What it wrote since it was started last."""
+        return self.text[self._said_before :]
 
 
 def batch_of(rows: Rows, schema: type[Schema], column: str) -> Batch:

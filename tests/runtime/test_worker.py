@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
 
 from containers.embedded import EmbeddedKafka
 from pipelines.errors import ConfigError
+from pipelines.runtime.kafka import READY_POLL_S
 from pipelines.runtime.worker import job_of
 from pipelines.settings import Settings
 from tests.bed.waiting import wait_until
@@ -28,12 +30,23 @@ async def test_sigterm_drains_commits_and_leaves_a_snapshot(kafka: EmbeddedKafka
     assert "Traceback" not in worker.text
 
 
-def test_no_broker_at_the_start_is_one_clear_line(unique: str, tmp_path: Path) -> None:
+def test_it_starts_before_its_broker_says_so_once_and_waits(unique: str, tmp_path: Path) -> None:
+    broker = EmbeddedKafka(tmp_path / "kafka").start()
+    broker.stop()
+    worker = Site(unique, broker.bootstrap).worker(tmp_path).start()
+    said = f"no Kafka broker answers at {broker.bootstrap}: start it, or correct `brokers` in the site file; waiting"
+    wait_until(lambda: said in worker.text, 20, "the worker to miss its broker")
+    time.sleep(3 * READY_POLL_S)
+    assert len(worker.text.splitlines()) == 1
+    with broker:
+        wait_until(lambda: "recovered" in worker.text, 30, "the worker to be ready")
+        assert worker.stop() == 0
+
+
+def test_it_ends_at_once_while_it_waits_for_a_broker(unique: str, tmp_path: Path) -> None:
     worker = Site(unique, "127.0.0.1:1").worker(tmp_path).start()
-    assert worker.wait() == 1
-    assert worker.text.splitlines() == [
-        "process: no Kafka broker answers at 127.0.0.1:1: start it, or correct `brokers` in the site file"
-    ]
+    wait_until(lambda: "; waiting" in worker.text, 20, "the worker to miss its broker")
+    assert worker.stop() == 0
 
 
 async def test_a_state_that_outgrows_its_limit_stops_the_worker(
