@@ -25,7 +25,7 @@ READABLE = (*MAPS, "number", CSV, "<f4", ">f4", "<f8", ">f8")
 DEPTH_MAX = 16  # of paths
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
-_PLAUSIBLE = range(-(10**9), 10**9)  # what a measured value may be, if bytes could be several numbers
+_PLAUSIBLE_MAX = 1e9  # of a measured value, where bytes could be several numbers
 Path = tuple[str, ...]
 Document = tuple[dict[str, Any], int]  # what a payload says, by name, and when it came (ns)
 
@@ -135,7 +135,7 @@ def _binary(payloads: Sequence[tuple[bytes, int]]) -> tuple[str, list[Document]]
     found: dict[str, list[float]] = {}
     for order in "<>":
         values = [struct.unpack(order + letter, payload)[0] for payload, _ in payloads]
-        if all(v == 0 or (1e-6 < abs(v) < _PLAUSIBLE.stop) for v in values):
+        if all(v == 0 or (1 / _PLAUSIBLE_MAX < abs(v) < _PLAUSIBLE_MAX) for v in values):
             found[order] = values
     if len(found) != 1:
         return "binary numbers of either order of bytes" if found else "binary", []
