@@ -9,6 +9,8 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 from connectors import firmware
 from connectors.control.bridge import topics_of
 from containers.acls import ADMIN, acls, bearer
@@ -19,7 +21,7 @@ from containers.site import OWN_BROKER, SiteFile
 from pipelines.clock import Clock
 from pipelines.errors import ConfigError
 from pipelines.plan import Plan
-from pipelines.runtime import identity, sizing
+from pipelines.runtime import identity, kafka, sizing
 from pipelines.runtime.grants import Answer, Request, carry_out
 from pipelines.settings import Settings
 from pipelines.topics import Topic, unique
@@ -105,6 +107,35 @@ def grant(site: SiteFile, plan: Plan, services: Iterable[str], clock: Clock, *, 
         return Answer(0, 0)
     asked = request(site, plan, services, revoke=revoke)
     return as_admin(site, clock, lambda brokers: carry_out(brokers, asked))
+
+
+def rights_of(site: SiteFile, plan: Plan, services: Iterable[str]) -> str:
+    """The rights that a plan needs in a Kafka that is not the site's own, for `take_away`; empty if it has none there."""
+    if site.site.security != "mtls" or site.site.own_broker:
+        return ""
+    return msgspec.structs.replace(request(site, plan, services, revoke=True), topics=()).word()
+
+
+def take_away(site: SiteFile, but: Iterable[str], clock: Clock) -> Answer:
+    """Take from a site's services all rights but these, of one or more plans, as `rights_of` has them."""
+    return _held(site, but, clock, revoke=True)
+
+
+def give_back(site: SiteFile, rights: str, clock: Clock) -> Answer:
+    """See that a site's services have these rights, and leave those that they have besides."""
+    return _held(site, [rights], clock, revoke=False)
+
+
+def _held(site: SiteFile, rights: Iterable[str], clock: Clock, *, revoke: bool) -> Answer:
+    asked = [Request.of(word) for word in rights if word]
+    acls = tuple(sorted({acl for r in asked for acl in r.acls}))
+    whose = tuple(dict.fromkeys(p for r in asked for p in r.principals))
+
+    async def work(brokers: str) -> Answer:
+        added, removed = await kafka.set_acls(brokers, acls, whose, revoke=revoke)
+        return Answer(len(added), len(removed))
+
+    return as_admin(site, clock, work)
 
 
 def as_admin(site: SiteFile, clock: Clock, work: Callable[[str], Coroutine[Any, Any, T]]) -> T:

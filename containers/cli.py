@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import click
 
 from containers import (
@@ -21,11 +23,14 @@ from containers import (
     cli_kubernetes,
     cli_logs,
     cli_pipeline,
+    cli_publish,
     cli_release,
     cli_rollout,
     cli_site,
 )
-from containers.cli_shared import Root, shared
+from containers.cli_shared import Context, Root, shared
+from containers.fleet.drive import Attempt
+from containers.fleet.journal import Journal
 from containers.packages import own_version
 
 
@@ -52,6 +57,12 @@ def main() -> None:
     """
 
 
+def _attempt_of(context: Context, of: Journal) -> AbstractContextManager[Attempt]:
+    """A rollout is taken up as it was begun: by publishing, or by deploying."""
+    publishes = of.header.options.get("action") == cli_publish.ACTION
+    return cli_publish.attempt_of(context, of) if publishes else cli_deploy.attempt_of(context, of)
+
+
 for command in (
     cli_pipeline.check,
     cli_fleet.sites,
@@ -62,9 +73,9 @@ for command in (
     cli_deploy.plan,
     cli_deploy.deploy,
     cli_deploy.rollback,
-    cli_agent.publish,
+    cli_publish.publish,
     cli_agent.agent,
-    cli_rollout.group(cli_deploy.attempt_of),
+    cli_rollout.group(_attempt_of),
     cli_history.command,
     cli_fleet.status,
     cli_logs.logs,

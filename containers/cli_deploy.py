@@ -19,7 +19,7 @@ from containers.deployer import Deployment
 from containers.fleet.attempt import Begin, SiteAttempt
 from containers.fleet.drive import Attempt
 from containers.fleet.folder import load_fleet
-from containers.fleet.journal import FOLDER, Header
+from containers.fleet.journal import FOLDER, Journal
 from containers.fleet.parallel import each
 from containers.fleet.policy import Policy
 from containers.saved_plan import SavedPlan
@@ -257,9 +257,9 @@ def _begin(
 
 
 @contextmanager
-def attempt_of(context: Context, header: Header) -> Iterator[Attempt]:
+def attempt_of(context: Context, of: Journal) -> Iterator[Attempt]:
     """What brings one site of a rollout up to date, as the files are now."""
-    folder = cli_rollout.folder(context)
+    folder, header = cli_rollout.folder(context), of.header
     sites = {s.site.site: s for s in load_fleet(folder).sites if s.site.site in header.sites}
     change = _change(header.options, list(sites.values()), mark=header.id)
     logs = folder / FOLDER / header.id / LOGS

@@ -24,8 +24,8 @@ from pipelines.errors import ConfigError
 from pipelines.units import show_duration
 
 F = TypeVar("F", bound=Callable[..., Any])
-AttemptOf = Callable[[Context, Header], AbstractContextManager[Attempt]]
-"""Makes of a rollout's header (release, sites, options) what brings one of its sites up to date."""
+AttemptOf = Callable[[Context, Journal], AbstractContextManager[Attempt]]
+"""Makes of a rollout (its header has release, sites, options) what brings one of its sites up to date."""
 
 
 class Waves(click.ParamType):
@@ -118,7 +118,7 @@ def begin(
         note=note,
         options=options,
     )
-    with closing(made), attempt_of(context, made.header) as attempt:
+    with closing(made), attempt_of(context, made) as attempt:
         return _carry_out(context, made, attempt, wait_s, clock)
 
 
@@ -142,7 +142,7 @@ def folder(context: Context) -> Path:
 
 
 def group(attempt_of: AttemptOf) -> click.Group:
-    """`pipeline rollout`. `attempt_of` is how deploy brings a site up to date."""
+    """`pipeline rollout`. `attempt_of` is how a site is brought up to date."""
 
     @click.command()
     @click.argument("name", metavar="[ID]", required=False)
@@ -184,7 +184,7 @@ def _resume(context: Context, attempt_of: AttemptOf, name: str | None, wait_s: f
     record = _still_open(fleet, name)
     if record.driven:
         return _told(context, name, resumed, "goes on in the terminal that carries it out")
-    with closing(journal.reopen(fleet, name)) as taken, attempt_of(context, taken.header) as attempt:
+    with closing(journal.reopen(fleet, name)) as taken, attempt_of(context, taken) as attempt:
         if taken.schedule.status == "paused":
             taken.record(resumed)
         return _carry_out(context, taken, attempt, wait_s, clock)

@@ -88,6 +88,14 @@ class RemoveContainer:
 
 
 @dataclass(frozen=True, slots=True)
+class RenameContainer:
+    """Give a container, running or not, another name that is free."""
+
+    name: str
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveImage:
     """Remove an image unless something uses it."""
 
@@ -113,5 +121,6 @@ Command: TypeAlias = (
     | StartContainer
     | StopContainer
     | RemoveContainer
+    | RenameContainer
     | RemoveImage
 )

@@ -192,11 +192,11 @@ class Engine:
         now = parsedate_to_datetime(answer.headers["Date"]).timestamp()
         return now, {name: labels for name, labels in found.items() if name.startswith(prefix)}
 
-    def agents(self, site: str) -> list[str]:
-        """Names of containers that are agents of a site."""
+    def agents(self, site: str) -> dict[str, dict[str, str]]:
+        """The containers that are agents of a site: by name their labels."""
         with self._explained("list containers"):
             found = self._api.containers(all=True, filters={"label": f"{names.AGENT}={site}"})
-        return sorted(name.lstrip("/") for one in found for name in one["Names"])
+        return {name.lstrip("/"): one["Labels"] for one in found for name in one["Names"]}
 
     def state_of(self, name: str) -> str:
         """'running', 'restarting', 'exited', … of a container, ours or not; 'is gone' if it is not there."""
@@ -425,6 +425,10 @@ class Engine:
     @_run.register
     def _(self, command: c.RemoveContainer) -> None:
         _if_there(self._api.remove_container, command.name, force=True)
+
+    @_run.register
+    def _(self, command: c.RenameContainer) -> None:
+        self._api.rename(command.name, command.to)
 
     @_run.register
     def _(self, command: c.RemoveImage) -> None:

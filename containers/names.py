@@ -19,6 +19,7 @@ LOCK = f"{PREFIX}.lock"  # JSON
 HISTORY = f"{PREFIX}.history"  # JSON
 CREATED = f"{PREFIX}.created"  # JSON: what the engine was told when it created the container
 AGENT = f"{PREFIX}.agent"  # of all that belongs to a site's agent: the site
+AGENT_TOKEN = f"{PREFIX}.agent-token"  # of an agent's container: by this a process knows its own
 DATA_SUFFIX = "-data"
 
 

@@ -120,6 +120,7 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     plain: bool = False  # http, where anybody on the way can read along
     socket: str = ""  # of the engine, on the site's machine; empty: that of `engine`, or /var/run/docker.sock
     memory: str = "256MiB"
+    exchange: bool = True  # the agent for the version that publishes; False: only by `pipeline agent enrol`
     secrets: dict[str, str] = {}  # registry_user and registry_password, as 'file:PATH' or 'env:NAME'
 
 

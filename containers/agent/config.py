@@ -20,6 +20,16 @@ SOCKET = "/run/docker.sock"  # of the engine, in the agent's container
 TRUST = "trust"
 
 
+class Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the site's machine lends to an agent's container, so that an agent can make that of the next."""
+
+    network: str  # that leads to the repository
+    volume: str  # with these settings
+    socket: str  # of the engine, a path on the machine
+    group: int  # that may use it
+    memory_bytes: int
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Settings of an agent."""
 
@@ -29,6 +39,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     plain: bool = False
     engine: str = f"unix://{SOCKET}"
     data: str = DATA_DIR
+    frame: Frame | None = None  # without it the agent is exchanged by hand only
 
 
 def load(path: Path = Path(CONFIG_DIR, SETTINGS_FILE)) -> Config:

@@ -7,7 +7,7 @@ begun; then to the one that ran well before.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
@@ -30,6 +30,8 @@ class Memory(msgspec.Struct, frozen=True):
     failed: int = 0  # version that is not tried again
     why: str = ""  # it failed
     tries: int = 0  # of `newest`, that came to no end
+    agent_tries: int = 0  # to have the agent that `newest` names take our place
+    agent_why: str = ""  # it has not
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -73,8 +75,11 @@ def _lost(version: int) -> str:
 
 def believed(known: Memory, version: int, expires_s: float, manifest: str) -> Memory:
     """A document was verified."""
-    tries = known.tries if version == known.newest else 0
-    return msgspec.structs.replace(known, newest=version, expires_s=expires_s, manifest=manifest, tries=tries)
+    again = version == known.newest
+    return msgspec.structs.replace(
+        known, newest=version, expires_s=expires_s, manifest=manifest, tries=known.tries if again else 0,
+        agent_tries=known.agent_tries if again else 0,
+    )  # fmt: skip
 
 
 def begun(known: Memory) -> Memory:
@@ -93,9 +98,31 @@ def ended(known: Memory, state: State, *, judged: bool, why: str) -> Memory:
     if state == "refused":  # nothing was touched: what was missing may be there later
         return msgspec.structs.replace(known, tries=max(0, known.tries - 1))
     if judged or known.tries >= TRIES_MAX:
-        short = why if len(why) <= WHY_CHARS_MAX else f"{why[:WHY_CHARS_MAX]}…"
-        return msgspec.structs.replace(known, failed=known.newest, why=short)
+        return msgspec.structs.replace(known, failed=known.newest, why=_short(why))
     return known
+
+
+def successor(known: Memory, named: Sequence[str], own: str) -> tuple[tuple[str, ...], str]:
+    """The agent that is to take our place, as a release that runs well names it, or why it is not to; neither if that is us."""
+    if known.good != known.newest or not named or named[-1] == own:
+        return (), ""
+    if known.agent_tries < TRIES_MAX:
+        return tuple(named), ""
+    return (), f"the agent of release {known.newest} is not tried again, and the one before goes on: {known.agent_why}"
+
+
+def exchange_begun(known: Memory) -> Memory:
+    """A newer agent is about to be started: if we are here afterwards, it has not taken our place."""
+    return msgspec.structs.replace(known, agent_tries=known.agent_tries + 1, agent_why="it was broken off")
+
+
+def exchange_failed(known: Memory, why: str) -> Memory:
+    """It has not taken our place."""
+    return msgspec.structs.replace(known, agent_why=_short(why))
+
+
+def _short(why: str) -> str:
+    return why if len(why) <= WHY_CHARS_MAX else f"{why[:WHY_CHARS_MAX]}…"
 
 
 def recalled(notes: Iterable[tuple[str, str, str]], at_hand: Iterable[Kept]) -> Memory:

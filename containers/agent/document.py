@@ -68,6 +68,11 @@ class Document(msgspec.Struct, frozen=True):
     services: tuple[Service, ...]
     grants: tuple[str, ...] = ()  # what is run inside the site's own broker to make topics and rights
     format: int = FORMAT
+    rollout: str = ""  # for which it was published: whoever takes that up does not publish again
+    agent: tuple[
+        str, ...
+    ] = ()  # tags of the image of the agent that is to run there and of those under it, lowest first
+    rights: str = ""  # that it needs in a Kafka which is not the site's own, as `grants.Request.word`; for the operator
 
     def wanted(self, private: str) -> tuple[Desired, ...]:
         """Its services, with their secrets opened by the site's private key. `ConfigError` if they are sealed for another."""
@@ -83,12 +88,16 @@ class _Head(msgspec.Struct, frozen=True):
 
 def of(
     site: str, what: str, by: str, at: str, rules: Rules, wanted: Sequence[Desired], images: Sequence[Image], public: str,
-    grants: tuple[str, ...] = (),
+    grants: tuple[str, ...] = (), *, rollout: str = "", rights: str = "",
+    agent: Sequence[str] = (),
 ) -> Document:  # fmt: skip
     """The document for a site whose sealing key is `public`. `images` are those of the services and those under them, with
     layers that the repository has."""
     every = {image.tag: image for image in images}
-    return Document(site, what, by, at, rules, every, tuple(_sealed(d, public) for d in wanted), grants)
+    sealed = tuple(_sealed(d, public) for d in wanted)
+    return Document(
+        site, what, by, at, rules, every, sealed, grants, rollout=rollout, rights=rights, agent=tuple(agent)
+    )
 
 
 def encode(document: Document) -> bytes:
@@ -108,7 +117,7 @@ def decode(content: bytes, site: str) -> Document:
         if head.site != site:
             raise ConfigError(f"the release is for site {head.site}, and this is {site}: it is not used")
         found = msgspec.json.decode(content, type=Document)
-        if missing := {t for s in found.services for t in s.tags} - found.images.keys():
+        if missing := {*found.agent, *(t for s in found.services for t in s.tags)} - found.images.keys():
             raise ConfigError(f"the release for {site} lacks images that it names ({', '.join(sorted(missing))})")
     except msgspec.MsgspecError as e:
         raise ConfigError(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from containers import names
-from containers.agent.config import CA_FILE, PASSWORD_FILE, ROOT_FILE, USER_FILE, Config
+from containers.agent.config import CA_FILE, PASSWORD_FILE, ROOT_FILE, USER_FILE, Config, Frame
 from containers.agent.disk import PUBLIC
 from containers.agent.profile import AGENT, container
 from containers.agent.publish import agent_images
@@ -25,7 +25,7 @@ from containers.commands import (
 )
 from containers.deploy import Operator
 from containers.desired import network
-from containers.profiles import DATA_DIR, INTERNAL, SETTINGS_FILE, UID, Limits
+from containers.profiles import DATA_DIR, INTERNAL, SETTINGS_FILE, UID
 from containers.references import resolve
 from containers.site import SiteFile
 from pipelines.errors import ConfigError, Unavailable
@@ -52,15 +52,16 @@ class Enrolment:
         """Put the agent there, in place of the one that is; with `reset` with new keys and nothing remembered. The site's
         public keys."""
         engine, name = self.operator.engine, self.site.site.site
-        files = tuple(self._files())
         images = agent_images(self.operator.base(pull=True), self.operator.store)
         self.operator.ship(images)
         volume = names.agent(name, f"config-{secrets.token_hex(4)}")
         socket = self.site.site.agent.socket or _socket_of(self.site.site.engine)
-        made = container(
-            name, network(self.site, AGENT.networks[0]), tuple(i.tag for i in images), volume, socket,
-            engine.group_of(socket, images[-1].tag), Limits(size_bytes(self.site.site.agent.memory), AGENT.cpus),
+        frame = Frame(
+            network=network(self.site, AGENT.networks[0]), volume=volume, socket=socket,
+            group=engine.group_of(socket, images[-1].tag), memory_bytes=size_bytes(self.site.site.agent.memory),
         )  # fmt: skip
+        files = tuple(self._files(frame))
+        made = container(name, tuple(i.tag for i in images), frame, secrets.token_hex(8))
         if reset:
             self.operator.remove_agent()
         for old in engine.agents(name):
@@ -91,9 +92,11 @@ class Enrolment:
                 )
             time.sleep(0.2)
 
-    def _files(self) -> Iterator[File]:
+    def _files(self, frame: Frame) -> Iterator[File]:
         own, site = self.site.site.agent, self.site.site.site
-        settings = Config(site=site, repository=own.repository, poll_s=duration_s(own.poll), plain=own.plain)
+        settings = Config(
+            site=site, repository=own.repository, poll_s=duration_s(own.poll), plain=own.plain, frame=frame
+        )
         yield File(SETTINGS_FILE, msgspec.json.format(msgspec.json.encode(settings)))
         yield File(ROOT_FILE, self.root)
         if own.ca:

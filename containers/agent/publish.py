@@ -10,9 +10,10 @@ from securesystemslib.signer import Signer
 
 from containers import broker, bus, images, release
 from containers.agent import document
-from containers.agent.document import Rules
+from containers.agent.document import Document, Rules
 from containers.agent.identity import sealing_key
 from containers.agent.profile import AGENT
+from containers.agent.report import said_by
 from containers.desired import services_at
 from containers.hold import operator_name
 from containers.images import Base
@@ -23,7 +24,7 @@ from containers.repository.errors import NotFound, Untrusted
 from containers.repository.statement import sign, signed_version
 from containers.site import SiteFile
 from pipelines.clock import Clock
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, Unavailable
 from pipelines.plan import Plan
 from pipelines.units import duration_s
 
@@ -37,6 +38,17 @@ class Published:
     what: str
     services: tuple[str, ...]
     bytes: int  # of the document
+    agent: str = (
+        ""  # what happens to the site's agent: 'is exchanged', 'stays', or 'unknown' if it has not told what it is
+    )
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What lies in the repository for a site, signed by keys of ours."""
+
+    version: int
+    document: Document
 
 
 @dataclass
@@ -49,12 +61,13 @@ class Publisher:
     store: LayerStore
     clock: Clock
     days_good: int
-    _there: set[str] = field(default_factory=set)  # ids of images that the repository has
+    there: set[str] = field(default_factory=set)  # ids of images that the repository has
 
-    def publish(self, site: SiteFile, plan: Plan, base: Base) -> Published:
+    def publish(self, site: SiteFile, plan: Plan, base: Base, *, rollout: str = "") -> Published:
         """Images first, then the document that names them: a site never finds one without the other.
 
-        `ConfigError` if the site was not enrolled, or its files are not complete.
+        Rights in Kafka that neither what runs nor this needs are taken away, see `settle`. `ConfigError` if the site was not
+        enrolled, or its files are not complete.
         """
         name, key = site.site.site, site.site.agent.key
         if not key:
@@ -63,18 +76,68 @@ class Publisher:
         wanted = broker.everything(
             site, plan, base, bus.identity_files(site, services, self.clock, renew=True), fetch=True
         )
+        rights = bus.rights_of(site, plan, [p.service for p in services_at(site, plan)])
+        self.settle(site, also=rights)
         grants = self._granted(site, plan)
-        whole = [release.whole(image, base) for d in wanted for image in d.images]
+        agent = agent_images(base, self.store) if site.site.agent.exchange else ()
+        whole = [release.whole(image, base) for image in (*agent, *(image for d in wanted for image in d.images))]
         for image in whole:
             self._push(image)
         at = datetime.fromtimestamp(self.clock.now_ns() // 10**9, UTC)
         what = f"{plan.pipeline} {plan.fingerprint}"
         made = document.of(
-            name, what, operator_name(), at.isoformat(), rules_of(site), wanted, whole, sealing_key(key), grants
-        )
+            name, what, operator_name(), at.isoformat(), rules_of(site), wanted, whole, sealing_key(key), grants, rollout=rollout,
+            rights=rights, agent=[image.tag for image in agent],
+        )  # fmt: skip
         content = document.encode(made)
         version = self._put(name, content, at)
-        return Published(name, version, what, tuple(services), len(content))
+        if rights:
+            self._granted(site, plan)  # another operator's `settle` may have been under way, and not have known of this
+        return Published(name, version, what, tuple(services), len(content), self._exchanged(site, made.agent))
+
+    def standing(self, site: str) -> Standing | None:
+        """What is published for a site; None if nothing is that our keys signed and this version can read."""
+        path = artifact.site_name(site)
+        try:
+            found = artifact.get_document(self.repo, path, artifact.DESIRED)
+        except NotFound:
+            return None
+        assert found is not None  # nothing is known before
+        try:
+            version = signed_version(self.roots[-1], found.statement, path, found.content)
+            return Standing(version, document.decode(found.content, site))
+        except (ConfigError, Untrusted):
+            return None
+
+    def settle(self, site: SiteFile, *, also: str = "") -> int:
+        """Take away the rights in Kafka that neither what a site runs needs nor `also`; how many those were.
+
+        Never before the site has reported, signed, that what was published last is what runs well: until then it may go back to
+        what ran before. Nothing is done for a site with a broker of its own.
+        """
+        before = self.standing(site.site.site)
+        if before is None or not before.document.rights or not self._runs(site, before.version):
+            return 0
+        removed = bus.take_away(site, [before.document.rights, also], self.clock).removed
+        now = self.standing(site.site.site)
+        if now and now.version != before.version and now.document.rights:  # another operator was here at the same time
+            bus.give_back(site, now.document.rights, self.clock)
+        return removed
+
+    def _runs(self, site: SiteFile, version: int) -> bool:
+        try:
+            return said_by(self.repo, site).running == version
+        except (Unavailable, Untrusted):
+            return False
+
+    def _exchanged(self, site: SiteFile, tags: Sequence[str]) -> str:
+        if not tags:
+            return "stays"
+        try:
+            has = said_by(self.repo, site).agent_image
+        except (Unavailable, Untrusted):
+            return "unknown"
+        return "unknown" if not has else "stays" if has == tags[-1] else "is exchanged"
 
     def _granted(self, site: SiteFile, plan: Plan) -> tuple[str, ...]:
         """Topics and rights: of the site's own broker the agent makes them, with these words; of others we do, now."""
@@ -85,14 +148,14 @@ class Publisher:
         return ()
 
     def _push(self, image: Image) -> None:
-        if image.id not in self._there:
+        if image.id not in self.there:
             release.push_image(self.repo, image, self.store)
-            self._there.add(image.id)
+            self.there.add(image.id)
 
     def _put(self, site: str, content: bytes, at: datetime) -> int:
-        if not self._there & {"roots"}:
+        if not self.there & {"roots"}:
             artifact.put_roots(self.repo, self.roots)
-            self._there.add("roots")
+            self.there.add("roots")
         path = artifact.site_name(site)
         version = max(int(at.timestamp()), self._newest(path) + 1)
         statement = sign(content, path, version, at + timedelta(days=self.days_good), self.signers)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import os
 import random
 import signal
 import sys
@@ -22,7 +23,8 @@ from containers.agent import config as configuration
 from containers.agent.config import Config
 from containers.agent.decide import pause_s
 from containers.agent.disk import Disk
-from containers.agent.profile import ALIVE_FILE
+from containers.agent.exchange import LOOK_S, Seat
+from containers.agent.profile import ALIVE_FILE, TOKEN_VARIABLE
 from containers.agent.turn import Agent
 from containers.engine import Engine
 from pipelines.clock import Clock, SystemClock
@@ -71,17 +73,26 @@ def run(config: Config, folder: Path) -> None:
         agent = Agent(
             config.site, engine, repo, trusted, disk, identity, log, _version(), clock, alive=lambda: ALIVE_FILE.touch()
         )
-        agent.start()
-        _turns(agent, config.poll_s)
+        _turns(agent, Seat(agent, config.frame, os.environ.get(TOKEN_VARIABLE, "")), config.poll_s)
 
 
-def _turns(agent: Agent, poll_s: float) -> None:
-    failures = deaf = 0
+def _turns(agent: Agent, seat: Seat, poll_s: float) -> None:
+    failures = deaf = waits = 0
+    begun = False
     while True:
-        failures = 0 if agent.turn() else failures + 1
         deaf = 0 if agent.engine.answers() else deaf + 1
         if deaf >= ENGINE_TRIES_MAX:
             raise Unavailable("the Docker engine has not answered for long: starting again")
+        if not seat.settled():
+            waits += 1
+            time.sleep(pause_s(LOOK_S, waits, random.Random()))  # noqa: S311 - no secret
+            continue
+        if not begun:
+            agent.start()
+            begun = True
+        failures = 0 if agent.turn() else failures + 1
+        if not failures:
+            seat.exchange()
         time.sleep(pause_s(poll_s, failures, random.Random()))  # noqa: S311 - no secret
 
 

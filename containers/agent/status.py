@@ -27,6 +27,8 @@ class Status(msgspec.Struct, frozen=True):
     what: str  # name and fingerprint of the pipeline of `running`
     trouble: str  # what is not well, and what to do; empty: nothing
     actual: Actual
+    failed: int = 0  # that was given up; 0: none since `running`
+    agent_image: str = ""  # its tag
 
     @property
     def news(self) -> Status:
@@ -90,3 +92,11 @@ def reported(status: Status, now_s: float) -> Reported:
     """A report as a reading of the site."""
     a = status.actual
     return Reported(a.containers, a.records, a.configs, status, max(0.0, now_s - status.at_s))
+
+
+def about(seconds: float) -> str:
+    """A time for people: '3 days', '45 minutes'."""
+    for unit, scale in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * scale:
+            return f"{seconds // scale:.0f} {unit}"
+    return f"{seconds:.0f} seconds"

@@ -50,14 +50,22 @@ class Agent:
     clock: Clock = field(default_factory=SystemClock)
     pause: Callable[[float], None] = time.sleep
     alive: Callable[[], None] = lambda: None
+    image: str = ""  # tag of our own
+    aside: str = ""  # what else is to be told, see `exchange`
     _memory: Memory | None = None
     _trouble: list[str] = field(default_factory=list)
     _told: tuple[Status, float] | None = None  # the last report, and when
+    _taken: bool = False  # something new was believed and not reported yet
 
     def turn(self) -> bool:
         """Ask, act, report; whether all of it went well. Call `start` once before."""
         before, self._trouble = self._trouble, []
         asked = self._tried(self.ask, before)
+        if (
+            self._taken
+        ):  # who follows a rollout learns at once that it has begun here; the next report may be long in coming
+            self._taken = False
+            self._tried(self.tell, before)
         held = self._tried(self.hold, before)
         told = self._tried(self.tell, before)
         self.alive()
@@ -92,9 +100,10 @@ class Agent:
         decode(found.content, self.site).wanted(self.identity.sealing.private)  # one that cannot be used is never begun
         new = Kept(good.version, good.expires.timestamp(), found.digest, found.content)
         self.disk.keep(new)
-        self._remember(decide.believed(known, new.version, new.expires_s, new.manifest))
+        self.remember(decide.believed(known, new.version, new.expires_s, new.manifest))
         self.disk.forget({known.good, new.version})
         if new.version != known.newest:
+            self._taken = True
             self.report(f"release {new.version} was published")
 
     def hold(self) -> None:
@@ -105,20 +114,17 @@ class Agent:
             self._say(goal.why_not)
         if not goal.version:
             return
-        document = decode(documents[goal.version].document, self.site)
-        wanted = document.wanted(self.identity.sealing.private)
-        layers = PulledLayers(self.disk.folder / LAYERS, self.repo)
-        hand = Puller(self.site, document.rules, self.engine, layers, self.report, self.clock)
+        hand, document, wanted = self.hand(documents[goal.version])
         if Deployment(wanted, hand.as_it_is(wanted), ill=False).needed:
             with hand.alone(PURPOSE):
                 self._bring(hand, goal, document, wanted)
         elif goal.update:  # nothing differs, or we were stopped between the site's record and our own
-            self._remember(decide.ended(self.memory, "done", judged=False, why=""))
+            self.remember(decide.ended(self.memory, "done", judged=False, why=""))
 
     def _bring(self, hand: Puller, goal: Aim, document: Document, wanted: tuple[Desired, ...]) -> None:
         hand.mend()
         if goal.update:
-            self._remember(decide.begun(self.memory))
+            self.remember(decide.begun(self.memory))
             if self.memory.failed == goal.version:
                 raise ConfigError(f"release {goal.version}: {self.memory.why}; publish another")
         rules = document.rules
@@ -137,7 +143,7 @@ class Agent:
             state = todo.run()
         if goal.update:
             judged, why = (todo.judged, todo.why) if todo else (False, "")
-            self._remember(decide.ended(self.memory, state, judged=judged, why=why))
+            self.remember(decide.ended(self.memory, state, judged=judged, why=why))
         if state != "done":
             raise ConfigError(f"release {goal.version}: {state}: {todo.why if todo else ''}")
         hand.prune()
@@ -153,6 +159,25 @@ class Agent:
             raise Unavailable(
                 f"topics and rights could not be made in {at}: {done.errors.strip() or 'it does not run'}"
             )
+
+    def prove(self) -> bool:
+        """Do all that a turn does, but for changing the site, for which another agent answers: whether all of it went well."""
+        self._memory, self._trouble = None, []
+        return self._tried(self.ask, []) and self._tried(self._look, []) and self._tried(self.tell, [])
+
+    def _look(self) -> None:
+        documents = self.disk.kept()
+        goal = decide.aim(self.memory, documents, self.clock.now_ns() / 1e9)
+        if goal.version:
+            hand, _, wanted = self.hand(documents[goal.version])
+            hand.as_it_is(wanted)
+
+    def hand(self, kept: Kept) -> tuple[Puller, Document, tuple[Desired, ...]]:
+        """What brings the site to a document, the document, and its services."""
+        document = decode(kept.document, self.site)
+        layers = PulledLayers(self.disk.folder / LAYERS, self.repo)
+        hand = Puller(self.site, document.rules, self.engine, layers, self.report, self.clock)
+        return hand, document, document.wanted(self.identity.sealing.private)
 
     def tell(self) -> None:
         """Report, if there is news or the last report is old."""
@@ -170,10 +195,15 @@ class Agent:
         what = actual.records[-1].what if actual.records else ""
         return Status(
             self.site, self.clock.now_ns() / 1e9, self.version, known.good, known.newest, what,
-            "; ".join(self._trouble), status.shown(actual),
+            "; ".join([*self._trouble, *([self.aside] if self.aside else [])]), status.shown(actual), known.failed, self.image,
         )  # fmt: skip
 
-    def _remember(self, memory: Memory) -> None:
+    def forget(self) -> None:
+        """What was remembered and reported may be another agent's by now: read the one again, do the other again."""
+        self._memory = self._told = None
+
+    def remember(self, memory: Memory) -> None:
+        """Keep it, here and on the disk."""
         if memory != self.disk.memory():
             self.disk.remember(memory)
         self._memory = memory

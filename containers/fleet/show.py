@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from containers import rollout
-from containers.agent.status import Reported
+from containers.agent.status import Reported, about
 from containers.console import Colour, coloured, table
 from containers.rollout import Actual, Container
 from containers.site import SiteFile
@@ -78,25 +78,19 @@ def _told(reading: Reported) -> tuple[str, str] | None:
     status = reading.status
     assert status is not None
     if reading.silent:
-        return "silent", f"its agent reported last {_age(reading.age_s)} ago"
+        return "silent", f"its agent reported last {about(reading.age_s)} ago"
     if status.trouble:
         return "held back" if status.newest != status.running else "trouble", status.trouble
     return ("updating", f"release {status.newest}") if status.newest != status.running else None
-
-
-def _age(seconds: float) -> str:
-    for unit, scale in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * scale:
-            return f"{seconds // scale:.0f} {unit}"
-    return f"{seconds:.0f} seconds"
 
 
 def _pulled_lines(reading: Reported) -> list[str]:
     """What the agent says of itself."""
     s = reading.status
     assert s is not None
+    own = f" {s.agent} ({s.agent_image})" if s.agent_image else f" {s.agent}"
     lines = [
-        f"release {s.running or 'none'}, newest {s.newest or 'none'}, reported {_age(reading.age_s)} ago by its agent"
+        f"release {s.running or 'none'}, newest {s.newest or 'none'}, reported {about(reading.age_s)} ago by its agent{own}"
     ]
     return [*lines, *([s.trouble] if s.trouble else [])]
 
@@ -106,7 +100,7 @@ def _pulled_value(reading: Reported) -> dict[str, object]:
     assert s is not None
     return {
         "release": s.running, "newest_release": s.newest, "trouble": s.trouble, "reported_s_ago": round(reading.age_s),
-        "agent": s.agent, "silent": reading.silent,
+        "agent": s.agent, "agent_image": s.agent_image, "silent": reading.silent,
     }  # fmt: skip
 
 

@@ -86,11 +86,14 @@ def check(state: State, statement: bytes, path: str, document: bytes, now_ns: in
     )
 
 
-def signed_version(root: bytes, statement: bytes, path: str) -> int:
-    """The version of a statement that keys of a root have signed, expired or not. `Untrusted` if they have not."""
+def signed_version(root: bytes, statement: bytes, path: str, document: bytes | None = None) -> int:
+    """The version of a statement that keys of a root have signed, expired or not. `Untrusted` if they have not, or if it speaks
+    of another than the `document` that is given."""
     what = f"the statement about {path}"
     metadata = load(Targets, statement, STATEMENT_BYTES_MAX, what)
     _signers(load(Root, root, ROOT_BYTES_MAX, "the newest root").signed, RELEASE_ROLE, metadata, what)
+    if document is not None:
+        _require_document(metadata.signed, path, document)
     return metadata.signed.version
 
 

@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
 from containers import modules
 from containers.agent import config, enrol, identity, profile, status
+from containers.agent.document import Document, Rules, encode
 from containers.agent.profile import ALIVE_FILE
-from containers.agent.publish import Publisher
+from containers.agent.publish import Publisher, Standing
 from containers.cli import main
 from containers.cli_shared import Context, pushed
 from containers.fleet import show
-from containers.profiles import CONFIG_DIR, Limits
+from containers.oci import Image
+from containers.profiles import CONFIG_DIR
 from containers.repository import artifact
 from containers.repository.auth import Credentials
 from containers.repository.layout import Folder
@@ -93,6 +96,58 @@ def test_versions_go_on_from_what_we_signed_and_from_nothing_else(tmp_path: Path
     assert publisher._newest(path) == 0
 
 
+def test_what_is_published_is_what_we_signed_whole_and_can_read(tmp_path: Path) -> None:
+    repo, path = Folder(tmp_path / "r"), "site/hall1"
+    publisher = Publisher(repo, RELEASE_KEYS[:1], [make_root()], _no_store(), ManualClock(at(START)), 90)
+    made = Document("hall1", "tiny 1", "me", "2026-06-02", Rules(1.0, 0.0, 0.1), {}, ())
+    good = encode(made)
+
+    def lies(content: bytes, stated: bytes, by: Any = RELEASE_KEYS[:1]) -> None:
+        artifact.put_document(repo, path, artifact.DESIRED, content, "x", sign(stated, path, 7, START, by))
+
+    assert publisher.standing("hall1") is None
+    lies(good, good)
+    assert publisher.standing("hall1") == Standing(7, made)
+    other = encode(msgspec.structs.replace(made, rights="more"))
+    newer = encode(msgspec.structs.replace(made, format=2))
+    for content, stated, by in (
+        (other, good, RELEASE_KEYS[:1]),
+        (good, good, THIEVES[:1]),
+        (newer, newer, RELEASE_KEYS[:1]),
+    ):
+        lies(content, stated, by)
+        assert publisher.standing("hall1") is None
+
+
+def test_a_release_names_the_agent_that_is_to_run_unless_the_site_does_not_want_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    me, images = identity.generate(), (Image("sitestream/p:1", "{}", ()), Image("sitestream/agent:2", "{}", ()))
+    monkeypatch.setattr("containers.agent.publish.broker.everything", lambda *_, **__: [])
+    monkeypatch.setattr("containers.agent.publish.agent_images", lambda *_: images)
+    monkeypatch.setattr("containers.agent.publish.release.whole", lambda image, _: image)
+    monkeypatch.setattr(Publisher, "_push", lambda *_: None)
+    publisher = Publisher(
+        Folder(tmp_path / "r"), RELEASE_KEYS[:1], [make_root()], _no_store(), ManualClock(at(START)), 90
+    )
+
+    def published(more: str = "") -> tuple[str, tuple[str, ...]]:
+        (folder := tmp_path / f"files{more[:4]}").mkdir(exist_ok=True)
+        site, plan = site_of(folder, f'{SITE}{AGENT}key = "{me.public}"\n{more}')
+        said, found = publisher.publish(site, plan, BASE), publisher.standing("hall1")
+        assert found
+        assert {*found.document.agent} == {*found.document.images}
+        return said.agent, found.document.agent
+
+    tags = ("sitestream/p:1", "sitestream/agent:2")
+    assert published() == ("unknown", tags)
+    for has, word in (("", "unknown"), ("sitestream/agent:1", "is exchanged"), ("sitestream/agent:2", "stays")):
+        content = status.encode(status.Status("hall1", 0.0, "0", 1, 1, "", "", Actual(), agent_image=has), me)
+        artifact.put_document(publisher.repo, status.path("hall1"), status.TAG, content, status.MEDIA_TYPE)
+        assert published() == (word, tags)
+    assert published("exchange = false\n") == ("stays", ())
+
+
 def test_pushing_leaves_sites_out_that_pull(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -137,7 +192,8 @@ def test_how_a_site_that_pulls_is_shown(seen: status.Reported, state: str, tmp_p
 
 
 def test_the_agents_container_has_the_frame_of_every_service_and_the_socket() -> None:
-    made = profile.container("hall1", "net", ("p:1", "agent:2"), "volume", "/var/run/docker.sock", 108, Limits(1, 1.0))
+    frame = config.Frame(network="net", volume="volume", socket="/var/run/docker.sock", group=108, memory_bytes=2**28)
+    made = profile.container("hall1", ("p:1", "agent:2"), frame, "t0ken")
     host = made.config["HostConfig"]
     assert made.config["Image"] == "agent:2"
     assert host["GroupAdd"] == ["108"]
@@ -146,7 +202,13 @@ def test_the_agents_container_has_the_frame_of_every_service_and_the_socket() ->
         {"Type": "volume", "Source": "sitestream-hall1-agent-data", "Target": "/data", "ReadOnly": False},
         {"Type": "bind", "Source": "/var/run/docker.sock", "Target": "/run/docker.sock", "ReadOnly": True},
     ]
-    assert made.config["Labels"] == {"sitestream.agent": "hall1", "sitestream.images": '["agent:2", "p:1"]'}
+    assert made.config["Labels"] == {
+        "sitestream.agent": "hall1", "sitestream.agent-token": "t0ken", "sitestream.images": '["agent:2", "p:1"]',
+    }  # fmt: skip
+    assert "SITESTREAM_AGENT=t0ken" in made.config["Env"]
+    assert (host["NetworkMode"], host["Memory"]) == ("net", 2**28)
+    second = profile.container("hall1", ("p:1", "agent:3"), frame, "other", profile.NEXT)
+    assert (made.name, second.name) == ("sitestream-hall1-agent", "sitestream-hall1-agent-next")
     assert str(ALIVE_FILE) in made.config["Healthcheck"]["Test"][-1]
     compile(made.config["Healthcheck"]["Test"][-1], "probe", "exec")
 

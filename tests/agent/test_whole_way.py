@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
+import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from containers import names
+from containers import images, names
 from containers.embedded import EmbeddedKafka
 from containers.profiles import UID
 from containers.repository import artifact
@@ -195,6 +199,57 @@ def test_its_history_is_on_its_engine_as_everywhere(plant: Plant) -> None:
     attempts = json.loads(out)["attempts"]
     assert {"done", "rolled back", "broken off"} <= {a["result"] for a in attempts}
     assert all(a["note"].startswith("release ") for a in attempts if a["note"])
+
+
+def another_agent(monkeypatch: pytest.MonkeyPatch, *, last_lines: str = "") -> None:
+    """What is published from now on names an agent of other code."""
+    made = images.agent_contents
+
+    def other(*words: Any) -> images.Contents:
+        found = made(*words)
+        service = next(f for f in found.files if f.path.endswith("containers/agent/service.py"))
+        text = service.content + f"\n# another {last_lines!r}\n{last_lines}\n".encode()
+        files = tuple(replace(f, content=text) if f is service else f for f in found.files)
+        return replace(found, files=files, code=hashlib.sha256(text).hexdigest())
+
+    monkeypatch.setattr("containers.images.agent_contents", other)
+
+
+def agents(plant: Plant) -> list[str]:
+    found = plant.engine.client.containers.list(all=True, filters={"label": f"{names.AGENT}={plant.name}"})
+    return [str(c.name) for c in found]
+
+
+def test_a_newer_agent_takes_over_and_one_that_is_broken_does_not(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, running, image = plant.agent.id, plant.process.id, plant.status().agent_image
+    with monkeypatch.context() as patch:
+        another_agent(patch, last_lines="raise RuntimeError('the new agent is broken')")
+        bad = plant.publish()
+    plant.until(lambda: lines(plant.log(), "the new agent ended: "), "it to be given up")
+    assert "RuntimeError: the new agent is broken" in plant.log()
+    assert plant.agent.id == first
+    assert (plant.status().running, plant.status().agent_image) == (bad, image)
+    with monkeypatch.context() as patch:
+        another_agent(patch)
+        code, out, err = plant.run("publish", "--keys", str(plant.folder / "keys"))
+    assert code == 0, err
+    assert "is exchanged" in out
+    plant.until(lambda: plant.status().agent_image != image, "the new agent to report")
+    plant.until(lambda: agents(plant) == [names.agent(plant.name)] and plant.agent.id != first, "it to take over")
+    assert plant.process.id == running
+    new = plant.agent
+    os.kill(new.attrs["State"]["Pid"], signal.SIGKILL)  # the engine starts it again
+    plant.write()
+    with monkeypatch.context() as patch:
+        another_agent(patch)
+        said = plant.applied(plant.publish())
+    assert said.trouble == ""
+    assert said.agent_image != image
+    assert plant.agent.attrs["RestartCount"] == 1
+    assert (plant.agent.id, agents(plant)) == (new.id, [names.agent(plant.name)])
+    assert said.agent_image in plant.run("status")[1]
 
 
 def test_without_its_agent_a_site_runs_on_and_nothing_is_left_of_a_site_that_is_destroyed(plant: Plant) -> None:

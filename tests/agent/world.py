@@ -37,6 +37,7 @@ from containers.deployer import images_of
 from containers.oci import Image, Layer, LayerStore
 from containers.profiles import BROKER, PROFILES, Limits
 from containers.repository import artifact
+from containers.repository.base import Repository
 from containers.repository.layout import Folder
 from containers.repository.statement import sign
 from containers.repository.trust import TrustStore
@@ -211,14 +212,17 @@ class World:
     clock: ManualClock = field(default_factory=lambda: ManualClock(at(START) + LATER * 10**9))
     said: list[str] = field(default_factory=list)
     services: tuple[str, ...] = SERVICES
+    site: str = SITE
     grants: tuple[str, ...] = ()
+    shared: Repository | None = None  # with other sites; else one of its own
+    root: bytes = b""  # that it was given by hand; else that of `RELEASE_KEYS`
 
     def __post_init__(self) -> None:
         self.engine = SimEngine(self.clock, self.effects)
-        self.repo = Folder(self.folder / "repository")
+        self.repo: Repository = self.shared or Folder(self.folder / "repository")
         self.disk = Disk(self.folder / "data")
         if not self.disk.enrolled:
-            TrustStore(self.disk.folder / "trust").init(make_root())
+            TrustStore(self.disk.folder / "trust").init(self.root or make_root())
             self.disk.enrol()
         self.identity = self.disk.identity()
         self.agent = self.born()
@@ -227,8 +231,8 @@ class World:
         """A new process, which knows what is on the disk."""
         engine: Any = self.engine
         return Agent(
-            SITE, engine, self.repo, TrustStore(self.disk.folder / "trust"), Disk(self.disk.folder), self.identity, self._report,
-            "0.1.0", self.clock, self.clock.advance,
+            self.site, engine, self.repo, TrustStore(self.disk.folder / "trust"), Disk(self.disk.folder), self.identity,
+            self._report, "0.1.0", self.clock, self.clock.advance,
         )  # fmt: skip
 
     def _report(self, text: str, *, bad: bool = False) -> None:
@@ -246,30 +250,49 @@ class World:
         """The services of a release."""
         return tuple(self._service(s, number) for s in self.services)
 
-    def _service(self, service: str, number: int) -> Desired:
-        tag, path = self.tag(service, number), self.folder / f"layer-{service}-{number}.gz"
+    def image(self, name: str, number: int) -> Image:
+        """An image of a release, which is in the repository when this returns."""
+        tag, path = self.tag(name, number), self.folder / f"layer-{name}-{number}.gz"
         made = blob(path, gzip.compress(f"{tag}".encode(), mtime=0))
         image = Image(tag, json.dumps({"tag": tag}), (Layer(f"sha256:{number:064d}", made.digest, made.size),))
-        artifact.put_image(self.repo, artifact.IMAGES, image.config.encode(), [made], tag.rpartition(":")[2] + service)
-        settings = Settings(site=SITE, brokers="kafka:9092", pipeline="tiny.py")
+        artifact.put_image(self.repo, artifact.IMAGES, image.config.encode(), [made], tag.rpartition(":")[2] + name)
+        return image
+
+    def _service(self, service: str, number: int) -> Desired:
+        tag, image = self.tag(service, number), self.image(service, number)
+        settings = Settings(site=self.site, brokers="kafka:9092", pipeline="tiny.py")
         secret = File("secrets/key", f"secret of {number}".encode(), 0o400, 65532)
         return Desired(
-            {**PROFILES, "broker": BROKER}[service], (tag,), (image,), (), settings, (secret,), (names.network(SITE, "bus"),),
-            {"kafka": "gateway"}, (), Limits(2**20, 1.0), f"tiny {number}", {"code": str(number)}, {},
+            {**PROFILES, "broker": BROKER}[service], (tag,), (image,), (), settings, (secret,),
+            (names.network(self.site, "bus"),), {"kafka": "gateway"}, (), Limits(2**20, 1.0), f"tiny {number}",
+            {"code": str(number)}, {},
         )  # fmt: skip
 
-    def publish(self, number: int, *, days: float = 30, by: Any = None, version: int = 0, site: str = SITE) -> None:
+    def publish(
+        self,
+        number: int,
+        *,
+        days: float = 30,
+        by: Any = None,
+        version: int = 0,
+        site: str = "",
+        agent: int = 0,
+        **more: Any,
+    ) -> None:
         """Release `number`, signed as version `number` unless told otherwise."""
         rules = Rules(health_timeout_s=5.0, soak_s=3.0, errors_max=0.1)
         wanted, public = self.wanted(number), sealing_key(self.identity.public)
+        images = [*images_of(wanted), *([self.image("agent", agent)] if agent else [])]
+        named = [self.tag("agent", agent)] if agent else []
         made = document.of(
-            site, f"tiny {number}", "me@here", "2026-06-02", rules, wanted, images_of(wanted), public, self.grants
-        )
+            site or self.site, f"tiny {number}", "me@here", "2026-06-02T00:00:00+00:00", rules, wanted, images, public,
+            self.grants, agent=named, **more,
+        )  # fmt: skip
         self.put(document.encode(made), version or number, days=days, by=by)
 
     def put(self, content: bytes, version: int, *, days: float = 30, by: Any = None) -> None:
         """Any document."""
-        path = artifact.site_name(SITE)
+        path = artifact.site_name(self.site)
         expires = START + timedelta(days=days)
         statement = sign(content, path, version, expires, RELEASE_KEYS[:1] if by is None else by)
         artifact.put_document(self.repo, path, artifact.DESIRED, content, document.MEDIA_TYPE, statement)

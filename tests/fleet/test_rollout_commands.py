@@ -17,7 +17,7 @@ from containers.cli_shared import Context, Root, shared
 from containers.fleet import journal
 from containers.fleet.drive import Attempt
 from containers.fleet.events import Aborted, Finished, Outcome, Started
-from containers.fleet.journal import Header
+from containers.fleet.journal import Journal
 from containers.fleet.policy import Policy, Share
 from tests.fleet.rollouts import close_all, create
 
@@ -32,11 +32,13 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @contextmanager
-def attempt_of(context: Context, header: Header) -> Iterator[Attempt]:
+def attempt_of(context: Context, of: Journal) -> Iterator[Attempt]:
     """What brings a site up to date: it says which release that was; sites called after an outcome have it."""
 
     def attempt(site: str, report: Callable[[str], None]) -> Outcome:
-        return Outcome("offline" if site == "away" else "done", f"{header.release} {header.options.get('soak', '')}")
+        return Outcome(
+            "offline" if site == "away" else "done", f"{of.header.release} {of.header.options.get('soak', '')}"
+        )
 
     yield attempt
 
