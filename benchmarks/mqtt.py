@@ -2,8 +2,8 @@
 
 Full rate: Mosquitto holds a backlog of JSON messages for each client. Ours is `collect`'s collector; the peer does the same job
 in plain asyncio (aiomqtt, json.loads, an aiokafka send for each reading); the limit takes the same packets from a bare socket, at
-QoS 1 with acknowledgements. Brokers have one core, the client the other. Every reading must be in Kafka. CPU time for a reading is
-told, too: it depends less on what else the machine does.
+QoS 1 with acknowledgements. Brokers have one core, the client the other. Every reading must be in Kafka. CPU time for a reading
+is told, too: it depends less on what else the machine does.
 
 Steady: each tag says a number that counts up, once a second. Latency is from when it was published to when Kafka has it.
 """
