@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 import click
 
-from containers import discover_modbus, discover_opcua
+from containers import discover_modbus, discover_mqtt, discover_opcua
 from containers.cli_shared import Context, Duration, shared
 from containers.fleet.repeated import Shown, shower
 from containers.reach import at_kafka
@@ -86,3 +86,4 @@ def discover() -> None:
 
 discover.add_command(discover_opcua.command)
 discover.add_command(discover_modbus.command)
+discover.add_command(discover_mqtt.command)

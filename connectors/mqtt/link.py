@@ -40,8 +40,10 @@ class Account:
 class Link(asyncio.Protocol):
     """Listens to one topic filter. `NotConnected` from any call means that this link is over."""
 
-    def __init__(self, version: int, clock: Clock, payload_bytes_max: int = PAYLOAD_BYTES_MAX) -> None:
-        self._version, self._clock = version, clock
+    def __init__(
+        self, version: int, clock: Clock, payload_bytes_max: int = PAYLOAD_BYTES_MAX, lasting: bool = True
+    ) -> None:
+        self._version, self._clock, self._lasting = version, clock, lasting
         self._decoder = wire.Decoder(version, payload_bytes_max)
         self._arrived: list[int] = []  # ns, for each of the decoder's messages
         self._events: asyncio.Queue[wire.Accepted | wire.Subscribed] = asyncio.Queue()
@@ -63,9 +65,13 @@ class Link(asyncio.Protocol):
         clock: Clock,
         *,
         payload_bytes_max: int = PAYLOAD_BYTES_MAX,
+        lasting: bool = True,
     ) -> Link:
-        """Connect and subscribe; `NotConnected` says why it could not."""
-        link = cls(version, clock, payload_bytes_max)
+        """Connect and subscribe; `NotConnected` says why it could not.
+
+        `lasting=False` is for a passing look: QoS 0, and the broker keeps no session.
+        """
+        link = cls(version, clock, payload_bytes_max, lasting)
         where = f"{account.host}:{account.port}"
         loop = asyncio.get_running_loop()
         try:
@@ -87,7 +93,7 @@ class Link(asyncio.Protocol):
     async def _greet(self, account: Account, topic_filter: str) -> None:
         hello = wire.connect(
             account.client_id, version=self._version, keepalive_s=KEEPALIVE_S, inflight_max=INFLIGHT_MAX,
-            username=account.username, password=account.password,
+            username=account.username, password=account.password, lasting=self._lasting,
         )  # fmt: skip
         self._send(hello)
         try:
@@ -97,7 +103,7 @@ class Link(asyncio.Protocol):
             raise wire.VersionRefused(
                 f"the broker does not answer an MQTT greeting within {ANSWER_S_MAX:g} s"
             ) from None
-        self._send(wire.subscribe(topic_filter, version=self._version))
+        self._send(wire.subscribe(topic_filter, version=self._version, qos=1 if self._lasting else 0))
         await self._subscribed()
         self._keeper = asyncio.create_task(self._keep_alive(accepted.keepalive_s or KEEPALIVE_S))
 

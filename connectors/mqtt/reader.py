@@ -45,7 +45,7 @@ class MqttReader:
 
     async def connect(self) -> None:
         """See `Reader.connect`; also `ConfigError` if a secret is missing."""
-        account = _account(self._source, self._context, self._source.stream)
+        account = account_of(self._source, self._context, self._source.stream)
         wanted = self._source.version
         try:
             self._link = await self._open(account, wire.V311 if wanted == "3.1.1" else wire.V5)
@@ -92,7 +92,7 @@ async def _ack(link: Link, messages: wire.Messages) -> None:
     link.ack(messages)
 
 
-def _account(source: Connection, context: Context, name: str) -> Account:
+def account_of(source: Connection, context: Context, name: str) -> Account:
     """Secrets are read at each connection, so that a new password needs no restart."""
     where = context.secrets_dir
     tls = None

@@ -15,7 +15,10 @@ from pipelines.errors import BadData
 _KINDS = {"double": 1, "float": 2, "uint64": 4, "bool": 8, "string": 9, "message": 11, "bytes": 12, "uint32": 13}
 _PACKAGE = "sitestream.sparkplug"
 _MESSAGES: dict[str, list[tuple[str, int, str]]] = {
-    "PropertyValue": [("type", 1, "uint32"), ("is_null", 2, "bool"), ("int_value", 3, "uint32"), ("long_value", 4, "uint64")],
+    "PropertyValue": [
+        ("type", 1, "uint32"), ("is_null", 2, "bool"), ("int_value", 3, "uint32"), ("long_value", 4, "uint64"),
+        ("string_value", 8, "string"),
+    ],
     "PropertySet": [("keys", 1, "*string"), ("values", 2, "*PropertyValue")],
     "Metric": [
         ("name", 1, "string"), ("alias", 2, "uint64"), ("timestamp", 3, "uint64"), ("datatype", 4, "uint32"),

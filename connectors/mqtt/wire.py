@@ -64,7 +64,10 @@ class Subscribed:
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """Messages column by column, in the order received. `ids` are packet ids, 0 where there is nothing to acknowledge."""
+    """Messages column by column, in the order received.
+
+    `ids` are packet ids; where there is nothing to acknowledge (QoS 0) it is 0, or -1 if the broker had retained the message.
+    """
 
     topics: list[bytes] = field(default_factory=list)
     payloads: list[bytes] = field(default_factory=list)
@@ -88,20 +91,24 @@ def connect(
     inflight_max: int,
     username: str | None = None,
     password: str | None = None,
+    lasting: bool = True,
 ) -> bytes:
-    """A CONNECT that asks for a persistent session; MQTT 5 also limits how many messages may be unacknowledged."""
-    flags = (0x80 if username is not None else 0) | (0x40 if password is not None else 0)
+    """A CONNECT that asks for a persistent session, or one that ends with the connection (`lasting=False`).
+
+    MQTT 5 also limits how many messages may be unacknowledged.
+    """
+    flags = (0x80 if username is not None else 0) | (0x40 if password is not None else 0) | (0 if lasting else 0x02)
     properties = b""
     if version == V5:
-        limits = b"\x11" + _U32.pack(SESSION_S) + b"\x21" + _U16.pack(inflight_max)
+        limits = b"\x11" + _U32.pack(SESSION_S if lasting else 0) + b"\x21" + _U16.pack(inflight_max)
         properties = _varint(len(limits)) + limits
     body = _text("MQTT") + bytes((version, flags)) + _U16.pack(keepalive_s) + properties + _text(client_id)
     return _packet(0x10, body + b"".join(_text(t) for t in (username, password) if t is not None))
 
 
-def subscribe(topic_filter: str, *, version: int) -> bytes:
-    """A SUBSCRIBE at QoS 1. MQTT 5: retained messages are sent for a new subscription only, not at every connection."""
-    options = 0x01 | (0x10 if version == V5 else 0)
+def subscribe(topic_filter: str, *, version: int, qos: int = 1) -> bytes:
+    """A SUBSCRIBE. MQTT 5: retained messages are sent for a new subscription only, not at every connection."""
+    options = qos | (0x10 if version == V5 else 0)
     return _packet(0x82, _U16.pack(1) + (b"\x00" if version == V5 else b"") + _text(topic_filter) + bytes((options,)))
 
 
@@ -161,7 +168,7 @@ class Decoder:
             start += properties
         if start > end:
             raise IndexError
-        self.messages.ids.append(_U16.unpack_from(data, topic_end)[0] if qos else 0)
+        self.messages.ids.append(_U16.unpack_from(data, topic_end)[0] if qos else -(data[at] & 1))
         self.messages.topics.append(data[body + 2 : topic_end])
         self.messages.payloads.append(data[start : min(end, start + self._payload_bytes_max + 1)])
 

@@ -5,18 +5,17 @@ Variables that repeat below sibling objects become columns, and those objects de
 
 from __future__ import annotations
 
-import keyword
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from asyncua import ua
 
+from connectors.naming import ABSENT, NO_COLUMN, NO_NAME, camel, column_names, first_few, snake, unique
 from connectors.opcua.browse import OBJECTS, VARIABLES, Child, Limits, batches, children
 from connectors.opcua.channel import Channel
-from pipelines.schema import RESERVED
 
 DEPTH_MAX = 8
 NODES_MAX = 10_000
@@ -182,7 +181,7 @@ def _unit(value: Any) -> str:
 def pipeline_file(server: str, found: Found) -> str:
     """A pipeline file to begin with, for what was found. Pure."""
     usable = [g for g in found.groups if any(c.type for c in g.columns)]
-    taken: set[str] = set()
+    taken = {"opcua", *NO_NAME}
     parts = [_head(server, found)]
     if usable:
         parts.append('discovered = Pipeline("discovered")\n')
@@ -211,11 +210,11 @@ def _head(server: str, found: Found) -> str:
 
 
 def _group(server: str, group: Group, taken: set[str]) -> str:
-    name = _unique(_camel(group.parent), taken)
-    variable = _unique(_snake(name), taken)
-    names = _column_names([c.path for c in group.columns])
+    name = unique(camel(next((p for p in reversed(group.parent) if p != "*"), "Device")), taken)
+    variable = unique(snake(name), taken)
+    names = column_names([c.path for c in group.columns], set(NO_COLUMN))
     where = "/".join(("Objects", *group.parent, "{device}"))
-    lines = [f"class {name}(Schema):", "    device = Key[str]()  # " + _some(sorted(group.devices))]
+    lines = [f"class {name}(Schema):", "    device = Key[str]()  # " + first_few(sorted(group.devices))]
     lines += [_column(names[c.path], c, len(group.devices)) for c in group.columns]
     usable = [c for c in group.columns if c.type]
     lines += [
@@ -238,7 +237,7 @@ def _group(server: str, group: Group, taken: set[str]) -> str:
         lines += [f"        # deadband={{{name}.{floats[0]}: 0.1}},  # smaller changes are not told"]
     lines += ["    )", ")", "", "", f"class {name}Minute(Schema):"]
     lines += [f"    {column} = agg.mean({name}.{column})" for column in floats] + [
-        f"    {_unique('n', set(floats))} = agg.count()"
+        f"    {unique('n', set(floats))} = agg.count()"
     ]
     lines += ["", "", f'{variable}.window(tumbling("1m", late="10s"), {name}Minute).to(topic.results())', ""]
     return "\n".join(lines)
@@ -249,43 +248,6 @@ def _column(name: str, column: Column, devices: int) -> str:
     few = "" if len(column.devices) == devices else f", {len(column.devices)} of {devices} devices"
     if not column.type:
         return f"    # {name}: {said!r} is of a type that no column has ({column.kind}{few})"
-    absent = {"float": "", "int": "absent=0", "bool": "absent=False", "str": 'absent=""'}[column.type] if few else ""
-    if few and column.type == "float":
-        absent = 'absent=float("nan")'
+    absent = ABSENT[column.type] if few else ""
     arguments = ", ".join(a for a in (repr(column.unit) if column.unit else "", absent) if a)
     return f"    {name} = Col[{column.type}]({arguments})  # {said!r} ({column.kind}{few})"
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(n) for n in names[:3])
-    return shown if len(names) <= 3 else f"{shown} … {len(names)} devices"
-
-
-def _column_names(paths: Sequence[tuple[str, ...]]) -> Mapping[tuple[str, ...], str]:
-    """A Python name for each: the last part, and as many before it as are needed."""
-    taken = {"device", "quality", "arrival", *RESERVED}
-    names: dict[tuple[str, ...], str] = {}
-    for path in paths:
-        short = _snake(path[-1])
-        same = sum(_snake(p[-1]) == short for p in paths)
-        names[path] = _unique(short if same == 1 else _snake("_".join(path)), taken)
-    return names
-
-
-def _snake(text: str) -> str:
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", text)
-    name = re.sub(r"\W+", "_", words, flags=re.ASCII).strip("_").lower() or "x"
-    return f"x_{name}" if name[0].isdigit() or keyword.iskeyword(name) else name
-
-
-def _camel(path: Sequence[str]) -> str:
-    named = next((p for p in reversed(path) if p != "*"), "Device")
-    return "".join(w.capitalize() for w in _snake(named).split("_")) or "Device"
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    number, found = 2, name
-    while found in taken:
-        found, number = f"{name}_{number}", number + 1
-    taken.add(found)
-    return found
