@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import msgspec
 
 from containers.cli_shared import Context, shared
 from containers.console import coloured, table
-from containers.site import Site
+from containers.reach import at_kafka
 from pipelines.clock import SystemClock
 from pipelines.errors import BadData, ConfigError
 from pipelines.units import duration_ns
@@ -45,11 +44,12 @@ def device_status(context: Context, devices: tuple[str, ...], brokers: str | Non
     """
     from connectors.control.status import states  # its client library is not needed by other commands
 
-    site = context.site().site
-    found = [s for s in asyncio.run(states(_kafka(site, brokers), site.site)) if not devices or s.device in devices]
+    site = context.site()
+    name = site.site.site
+    found = [s for s in at_kafka(site, brokers, lambda at: states(at, name)) if not devices or s.device in devices]
     rows = [[s.id, s.device, s.verb, _state(s.state), str(s.attempts), s.detail] for s in found]
     text = table(["COMMAND", "DEVICE", "VERB", "STATE", "SENT", "DETAIL"], rows) if rows else "no commands on record"
-    context.console.data(text, {"site": site.site, "commands": [_fields(s) for s in found]})
+    context.console.data(text, {"site": name, "commands": [_fields(s) for s in found]})
 
 
 @device.command()
@@ -88,7 +88,7 @@ def sign(context: Context, name: str, verb: str, args: tuple[str, ...], expires:
     Example:
       pipeline device sign press-7 set_speed speed=0.5 --key anna.key --site hall1.toml
     """
-    command = _signed(context.site().site, name, verb, dict(map(argument_of, args)), expires, key)
+    command = _signed(context.site().site.site, name, verb, dict(map(argument_of, args)), expires, key)
     context.console.data(command.encode().decode(), {"command": msgspec.to_builtins(command)})
 
 
@@ -103,10 +103,11 @@ def approve(context: Context, command_id: str, expires: str, key: Path, brokers:
     """Sign the dangerous command of another person, so that it is carried out. COMMAND_ID as `device status` shows it."""
     from connectors.control.status import states
 
-    site = context.site().site
-    found = [s for s in asyncio.run(states(_kafka(site, brokers), site.site)) if s.id == command_id]
+    site = context.site()
+    name = site.site.site
+    found = [s for s in at_kafka(site, brokers, lambda at: states(at, name)) if s.id == command_id]
     if not found:
-        raise ConfigError(f"no command {command_id} is on record at {site.site}: `pipeline device status` lists them")
+        raise ConfigError(f"no command {command_id} is on record at {name}: `pipeline device status` lists them")
     _send(context, found[0].device, "approve", {"id": command_id}, expires, key, brokers)
 
 
@@ -140,13 +141,14 @@ def audit(context: Context, name: str, since: str, brokers: str | None) -> None:
     """Show who wanted what of devices, when, and each thing that became of it; refusals too."""
     from connectors.control import audit as trail
 
-    site = context.site().site
+    file = context.site()
+    site = file.site.site
     since_ns = SystemClock().now_ns() - duration_ns(since) if since else 0
-    found = asyncio.run(trail.read(_kafka(site, brokers), site.site, name, since_ns))
+    found = at_kafka(file, brokers, lambda at: trail.read(at, site, name, since_ns))
     rows = [[_time(r.at_ns), r.who, r.issuer, r.device, r.verb, r.command, _state(r.state), r.detail] for r in found]
     heads = ["TIME", "WHO", "ISSUER", "DEVICE", "VERB", "COMMAND", "STATE", "DETAIL"]
     text = table(heads, rows) if rows else "nothing is on record"
-    context.console.data(text, {"site": site.site, "records": [_values(r) for r in found]})
+    context.console.data(text, {"site": site, "records": [_values(r) for r in found]})
 
 
 @device.group()
@@ -169,29 +171,21 @@ def keys_new(context: Context, name: str, folder: Path) -> None:
     context.console.data(text, {"name": name, "file": str(path), "key": key})
 
 
-def _kafka(site: Site, brokers: str | None) -> str:
-    if site.own_broker and not brokers:
-        raise ConfigError(
-            f"the broker of site {site.site} is a container that only its services reach: what became of commands is also in "
-            "the log:  pipeline logs control"
-        )
-    return brokers or site.brokers
-
-
 def _send(
     context: Context, name: str, verb: str, args: dict[str, Any], expires: str, key: Path, brokers: str | None
 ) -> None:
     from connectors.control.send import send
 
-    site = context.site().site
+    file = context.site()
+    site = file.site.site
     command = _signed(site, name, verb, args, expires, key)
-    asyncio.run(send(_kafka(site, brokers), site.site, command))
+    at_kafka(file, brokers, lambda at: send(at, site, command))
     context.console.data(f"{command.id} is sent: `pipeline device status {name}` tells what becomes of it", {
-        "site": site.site, "command": command.id,
+        "site": site, "command": command.id,
     })  # fmt: skip
 
 
-def _signed(site: Site, name: str, verb: str, args: dict[str, Any], expires: str, key: Path) -> Any:
+def _signed(site: str, name: str, verb: str, args: dict[str, Any], expires: str, key: Path) -> Any:
     """A signed command; `ConfigError` if it can be none."""
     from connectors.control.commands import Command, decode
     from connectors.control.signing import load, signed
@@ -201,7 +195,7 @@ def _signed(site: Site, name: str, verb: str, args: dict[str, Any], expires: str
         id=uuid.uuid4().hex, device=name, verb=verb, args=args, issuer=key.stem, issued_at_ns=now,
         expires_at_ns=now + duration_ns(expires),
     )  # fmt: skip
-    command = signed(command, site.site, load(key))
+    command = signed(command, site, load(key))
     try:
         decode(command.encode(), name.encode())
     except BadData as e:

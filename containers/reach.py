@@ -20,6 +20,6 @@ def at_kafka(site: SiteFile, brokers: str | None, work: Callable[[str], Coroutin
     if site.site.own_broker and not brokers:
         raise ConfigError(
             f"the broker of site {site.site.site} is a container that only its services reach: "
-            "`pipeline logs control` has what control does there"
+            "`pipeline logs control` has what control does there, and its HTTP API takes commands (docs/control.md)"
         )
     return bus.as_admin(site, SystemClock(), lambda at: work(brokers or at))

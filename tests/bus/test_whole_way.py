@@ -7,11 +7,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from connectors.control.status import CommandState, states
 from connectors.simulator.fleet import Fleet as Devices
 from containers import bus
 from containers.acls import bearer
+from containers.cli import main
 from containers.desired import work_for
 from containers.site import load_site
 from pipelines.clock import SystemClock
@@ -63,6 +65,9 @@ async def test_readings_and_commands_arrive_with_least_rights(
             await live.done()
             await until_in_thread(arrived, 60, "all windows in the store")
             await until(succeeded, 30, "a command for each device")
+    words = ["device", "status", "--site", str(tmp_path / "site.toml")]
+    shown = await asyncio.to_thread(CliRunner().invoke, main, words)
+    assert (shown.exit_code, shown.stdout.count("SUCCEEDED")) == (0, 2), shown.output
     raw = Counter(rows(s3, SITE, "raw", "device, n"))
     assert set(raw) == {(d.name, n) for d in devices for n in range(READINGS)}
     assert sum(n for (n,) in rows(s3, SITE, "second", "readings")) == sum(raw.values())

@@ -159,4 +159,7 @@ def test_a_broker_that_only_services_reach_is_told_of(folder: Path, words: tuple
     )
     said = device(*words)
     assert said.exit_code == 1
-    assert "the broker of site hall1 is a container that only its services reach" in said.stderr
+    assert (
+        "the broker of site hall1 is a container that only its services reach: `pipeline logs control`" in said.stderr
+    )
+    assert "its HTTP API takes commands" in said.stderr
