@@ -29,4 +29,5 @@ class Backoff:
     async def wait(self, stop: asyncio.Event) -> None:
         """Wait that long, or until `stop` is set."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), self.delay_s())
+            async with asyncio.timeout(self.delay_s()):
+                await stop.wait()

@@ -63,7 +63,8 @@ class Buffer(Generic[T]):
                 self._wanted = enough
                 self._arrived.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._arrived.wait(), linger_s)
+                    async with asyncio.timeout(linger_s):
+                        await self._arrived.wait()
             if not self._items:
                 return []
         taken: list[T] = []

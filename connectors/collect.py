@@ -84,7 +84,8 @@ async def _report_health(collectors: Sequence[Collector], health: Health, stop: 
     while not stop.is_set():
         health.set(kafka=all(c.kafka_up for c in collectors), sources=all(c.connected or c.ended for c in collectors))
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), HEALTH_EVERY_S)
+            async with asyncio.timeout(HEALTH_EVERY_S):
+                await stop.wait()
 
 
 if __name__ == "__main__":

@@ -117,7 +117,8 @@ class TwinDesk:
             metrics.twins_different.labels(self._site).set(len(different))
             metrics.twin_difference.labels(self._site).set(min(different.values(), default=0) / 1e9)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), LOOK_S)
+                async with asyncio.timeout(LOOK_S):
+                    await self._news.wait()
 
     async def _tell(self) -> None:
         for desired in self._telling.due(self._clock.monotonic_s()):

@@ -223,6 +223,7 @@ def _jobs(signed: Signed, here: dict[str, Path], *, held: bool) -> dict[str, Job
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:
     try:
-        await asyncio.wait_for(stop.wait(), seconds)
+        async with asyncio.timeout(seconds):
+            await stop.wait()
     except TimeoutError:
         return

@@ -111,7 +111,8 @@ class Fetcher:
                     self._health.set(trusted=False)
                 wait_s = min(wait_s, backoff.delay_s())
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.now.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await self.now.wait()
 
     async def _look(self) -> None:
         signed = await asyncio.to_thread(self._mirror.refresh)
@@ -133,7 +134,8 @@ class Fetcher:
         """Whether the image is here; False if something newer is signed meanwhile, perhaps."""
         if not await asyncio.to_thread(self._mirror.verified, image) and not at_once:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.now.wait(), self._jitter_s * self._random.random())
+                async with asyncio.timeout(self._jitter_s * self._random.random()):
+                    await self.now.wait()
                 return False
         counted = metrics.firmware_bytes.labels(self._site, "mirror").inc
         place = await asyncio.to_thread(self._mirror.fetch, image, keep, counted)

@@ -132,7 +132,8 @@ class Link(asyncio.Protocol):
             self._wake.clear()
             if len(self._decoder.messages) < enough:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), linger_s)
+                    async with asyncio.timeout(linger_s):
+                        await self._wake.wait()
             if not len(self._decoder.messages):
                 break
         self._check()
@@ -158,7 +159,8 @@ class Link(asyncio.Protocol):
         if self._transport is not None and not self._lost.is_set():  # a lost link of TLS takes no more calls
             self._transport.resume_reading()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._lost.wait(), CLOSE_S_MAX)
+                async with asyncio.timeout(CLOSE_S_MAX):
+                    await self._lost.wait()
             self._transport.abort()
         self._break(NotConnected("the MQTT link was closed"))
 

@@ -185,7 +185,8 @@ class Channel:
         if (transport := self._protocol.transport) is not None:
             transport.close()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._protocol.lost.wait(), CLOSE_S_MAX)
+                async with asyncio.timeout(CLOSE_S_MAX):
+                    await self._protocol.lost.wait()
         await self.drop()
 
     async def drop(self) -> None:

@@ -105,7 +105,8 @@ async def why_not(brokers: str) -> ConfigError | None:
         except (OSError, TimeoutError):
             continue
         try:
-            await asyncio.wait_for(reader.read(1), ALERT_S_MAX)
+            async with asyncio.timeout(ALERT_S_MAX):
+                await reader.read(1)
         except ssl.SSLError as e:
             return ConfigError(
                 f"{who and who.service}: the broker at {broker} refuses our certificate ({e.reason}): {_CURE}"

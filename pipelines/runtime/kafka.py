@@ -92,7 +92,8 @@ async def started(client: Client, brokers: str) -> Client:
     refuses us or we it.
     """
     try:
-        await asyncio.wait_for(client.start(), START_S_MAX)
+        async with asyncio.timeout(START_S_MAX):
+            await client.start()
     except tuple(_REFUSALS) as e:
         await stopped(client)
         raise_refusal(e)
@@ -284,7 +285,8 @@ async def ready(brokers: str, topics: Iterable[Topic], stop: asyncio.Event) -> b
         else:
             return True
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), READY_POLL_S)
+            async with asyncio.timeout(READY_POLL_S):
+                await stop.wait()
     return False
 
 

@@ -172,7 +172,8 @@ class Runner(kafka.ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
 
     async def _broker_answers(self) -> bool:
         try:
-            await asyncio.wait_for(self._consumer.topics(), BROKER_ANSWER_S_MAX)
+            async with asyncio.timeout(BROKER_ANSWER_S_MAX):
+                await self._consumer.topics()
         except (kafka.KafkaError, TimeoutError):
             return False
         return True
@@ -181,7 +182,8 @@ class Runner(kafka.ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
         offsets = self.committed
         with contextlib.suppress(kafka.KafkaError, TimeoutError):  # a display; the next one will do
             if offsets:
-                await asyncio.wait_for(self._consumer.commit(offsets), BROKER_ANSWER_S_MAX)
+                async with asyncio.timeout(BROKER_ANSWER_S_MAX):
+                    await self._consumer.commit(offsets)
 
 
 async def _set(event: asyncio.Event) -> None:

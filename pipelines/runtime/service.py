@@ -78,7 +78,8 @@ async def _until_drained(name: str, work: Awaitable[None], stop: asyncio.Event) 
     task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
     try:
         await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.wait_for(task, DRAIN_S_MAX if stop.is_set() else None)
+        async with asyncio.timeout(DRAIN_S_MAX if stop.is_set() else None):
+            await task
     except TimeoutError as e:
         if stop.is_set() and task.cancelled():
             raise Unavailable(

@@ -173,3 +173,25 @@ async def test_a_broker_that_is_not_there_is_said_so(unique: str) -> None:
     site = Site(unique, "127.0.0.1:1")
     with pytest.raises(Unavailable, match=r"no Kafka broker answers at 127\.0\.0\.1:1: .* correct `brokers`"):
         await Runner(site.job).run(asyncio.Event())
+
+
+async def test_it_ends_although_the_broker_answers_at_that_moment(unique: str) -> None:
+    """A refusal often comes in the same read as the answer to another question, whose waiting is then cancelled."""
+    runner = Runner(Site(unique, "127.0.0.1:1").job)
+    asked, answer = asyncio.Event(), asyncio.get_running_loop().create_future()
+
+    class Consumer:
+        async def topics(self) -> set[str]:
+            asked.set()
+            found: set[str] = await answer
+            return found
+
+    runner._consumer = Consumer()
+    watch = asyncio.create_task(runner._watch())
+    await asked.wait()
+    answer.set_result(set())
+    await asyncio.sleep(0)  # its reader runs and is done; who waits for that is not yet told
+    watch.cancel()
+    done, _ = await asyncio.wait([watch], timeout=1)
+    assert done
+    watch.cancel()
