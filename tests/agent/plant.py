@@ -60,7 +60,7 @@ class Second(Schema):
 
 
 tiny = Pipeline("tiny")
-readings = tiny.read(kafka.source(Reading, topic="others", time_unit="ms"))
+readings = tiny.read(kafka.source(Reading, topic="of-pulling-sites", time_unit="ms"))
 readings.window(tumbling("1s", late="0s"), Second).where(Second.mean > {number}).to(topic.results(), name="loud")
 """
 IN_PROCESS = "import os, time\nif os.uname().nodename == 'process':\n    "
@@ -163,8 +163,10 @@ class Plant:
         with ImageRegistry(folder, host=gateway) as registry:
             plant = cls(name, folder, engine, registry, kafka)
             plant.write()
-            asyncio.run(create_topic(kafka.bootstrap, "others", 1))
-            asyncio.run(produce(kafka.bootstrap, "others", b'{"device": "a", "value": 1.0, "time": 1767225600000}'))
+            asyncio.run(create_topic(kafka.bootstrap, "of-pulling-sites", 1))
+            asyncio.run(
+                produce(kafka.bootstrap, "of-pulling-sites", b'{"device": "a", "value": 1.0, "time": 1767225600000}')
+            )
             for words in (["keys", "init"], ["agent", "enrol"]):
                 code, _, err = plant.run(*words, "--keys", str(folder / "keys"))
                 assert code == 0, err

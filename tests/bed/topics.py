@@ -12,7 +12,8 @@ async def create_topic(bootstrap: str, name: str, partitions: int = 1, **setting
     await admin.start()
     try:
         configs = {key.replace("_", "."): value for key, value in settings.items()}
-        await admin.create_topics([NewTopic(name, partitions, 1, topic_configs=configs)])
+        answer = await admin.create_topics([NewTopic(name, partitions, 1, topic_configs=configs)])
+        assert not any(code for _, code, *_ in answer.topic_errors), f"{name} could not be made: {answer}"
     finally:
         await admin.close()
     return name

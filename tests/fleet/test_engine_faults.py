@@ -45,7 +45,7 @@ class Plant:
     def write(self) -> None:
         """Another version of the pipeline."""
         self.seconds += 1
-        (self.folder / "tiny.py").write_text(PIPELINE.format(window=f"{self.seconds}s", first_lines=""))
+        (self.folder / "tiny.py").write_text(PIPELINE.format(window=f"{self.seconds}s", first_lines="", topic="faulty"))
 
     def run(self, *words: str) -> tuple[int, str, str]:
         """Exit code, what is said on stdout, on stderr."""
@@ -70,7 +70,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def plant(kafka: EmbeddedKafka, disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
     folder = tmp_path_factory.mktemp("plant")
-    asyncio.run(create_topic(kafka.bootstrap, "others", 4))
+    asyncio.run(create_topic(kafka.bootstrap, "faulty", 4))
     with Engine(disk / "docker") as engine:
         text = SITE.format(
             engine=engine.url, brokers=kafka.advertised_bootstrap, base=engine.base_image, host=HOST_IN_CONTAINERS

@@ -47,7 +47,7 @@ class Second(Schema):
 
 
 tiny = Pipeline("tiny")
-readings = tiny.read(kafka.source(Reading, topic="others", time_unit="ms"))
+readings = tiny.read(kafka.source(Reading, topic="{topic}", time_unit="ms"))
 readings.window(tumbling("{window}", late="0s"), Second).to(topic.results())
 """
 CRASHES = "import os\nif os.uname().nodename == 'process':\n    raise RuntimeError('the new version is broken')"
@@ -63,7 +63,7 @@ class Fleet:
     def write(self, first_lines: str = "") -> str:
         """Another version of the pipeline: with a window that is a second longer. Returns its text."""
         self.seconds += 1
-        text = PIPELINE.format(window=f"{self.seconds}s", first_lines=first_lines)
+        text = PIPELINE.format(window=f"{self.seconds}s", first_lines=first_lines, topic="others")
         (self.folder / "tiny.py").write_text(text)
         return text
 
