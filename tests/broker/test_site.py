@@ -214,8 +214,10 @@ def test_a_new_one_takes_over_its_data_or_the_old_one_comes_back(site: OwnSite) 
     assert code == 0, err
     assert site.ids()["broker"][0] == before["broker"][0]
     site.all_arrive()
+    wait_until(site.all_healthy, 120, "all to be well")
     site.write(memory="512MiB")
-    assert site.run("plan", "--detailed-exitcode")[0] == 0
+    code, said, _ = site.run("plan", "--detailed-exitcode")
+    assert code == 0, said
 
 
 def test_a_full_disk_ends_it_and_it_comes_back_by_itself_once_there_is_room(site: OwnSite) -> None:

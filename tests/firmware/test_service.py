@@ -22,6 +22,8 @@ from tests.bed.mosquitto import Mosquitto
 from tests.firmware.device import STEPS, Device, living
 from tests.firmware.plant import IMAGE, Site, Web, publish, shelf_in
 
+QUIET = {"COMMITTED", "ROLLED_BACK", "STALLED", "WAITING_WINDOW"}  # the last: those that a halt has spared
+
 
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[Web]:
@@ -68,12 +70,11 @@ async def test_a_service_that_is_killed_goes_on_and_bad_hardware_stops_the_rest(
                 await site.settled(lambda s: len(s) == len(devices), 20)
                 await asyncio.sleep(1)
         async with site.service():
-            found = await site.settled(
-                lambda s: sorted(s.values()) == [*["COMMITTED"] * 4, "ROLLED_BACK", "ROLLED_BACK", "STALLED"], 60
-            )
-            assert {e.device: e.state.value for e in found.values() if "good" not in e.device} == {
+            bad = {
                 devices[4].name: "ROLLED_BACK", devices[5].name: "STALLED", devices[6].name: "ROLLED_BACK",
             }  # fmt: skip
+            found = await site.settled(lambda s: bad.items() <= s.items() and QUIET.issuperset(s.values()), 60)
+            assert {e.state.value for e in found.values() if "good" in e.device} >= {"COMMITTED"}
             async with living([late], *where(site)):
                 await site.settled(lambda s: len(s) == len(devices) + 1)
                 status, _ = await site.status()

@@ -236,7 +236,9 @@ def test_what_the_example_comments_out_is_right(tmp_path: Path) -> None:
     on = re.sub(r"^# (?=\[|\w+ = )", "", fleet, flags=re.MULTILINE)
     assert on.count("\n#") < fleet.count("\n#") - 10
     write_fleet(tmp_path, on, a="engine = 'ssh://a'")
-    assert load_fleet(tmp_path).sites[0].site.networks == Networks(ot="plant-ot", bus="plant-bus", wan="plant-wan")
+    assert load_fleet(tmp_path).sites[0].site.networks == Networks(
+        ot="plant-ot", bus="plant-bus", wan="plant-wan", ingress="plant-in"
+    )
 
 
 def test_the_chapter_on_fleets_shows_what_loads(tmp_path: Path) -> None:

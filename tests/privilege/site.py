@@ -18,7 +18,7 @@ from containers.acls import bearer
 from containers.child import free_port
 from containers.commands import CreateNetwork
 from containers.engine import Engine as Connected
-from containers.profiles import INTERNAL
+from containers.profiles import INGRESS, INTERNAL
 from tests.bed import wait_until
 from tests.bed.engine import HOST_IN_CONTAINERS, Engine
 from tests.bus.fleet import Fleet, running
@@ -26,6 +26,7 @@ from tests.containers.plant import Plant
 from tests.privilege.parts import MQTT_USERS, GuardedMosquitto, GuardedS3, Machine
 
 NAME = "least"
+ROLES = [role for role in INTERNAL if role != INGRESS]  # of a site that publishes no port
 INSIDE = Path(__file__).with_name("inside.py").read_text()
 SITE = """\
 site = "least"
@@ -158,11 +159,11 @@ def attempt(
 def deployed(folder: Path, engine: Engine) -> Iterator[LeastSite]:
     """The site, with everything that belongs to it."""
     with ExitStack() as stack:
-        roles = {role: names.network(NAME, role) for role in INTERNAL}
+        roles = {role: names.network(NAME, role) for role in ROLES}
         connected = Connected(engine.url)
         stack.callback(connected.close)
-        for role, internal in INTERNAL.items():  # as deploy would, for the edge must be there before the services are
-            connected.run(CreateNetwork(roles[role], internal, {names.SITE: NAME}))
+        for role, name in roles.items():  # as deploy would, for the edge must be there before the services are
+            connected.run(CreateNetwork(name, INTERNAL[role], {names.SITE: NAME}))
         fleet = stack.enter_context(running(folder / "fleet"))
         number = free_port() % 250
         bridge, gateway, last = _subnet(engine, "ot")
@@ -216,7 +217,7 @@ def loose(site: LeastSite, folder: Path) -> Iterator[Container]:
     assert isinstance(site.s3, GuardedS3)
     settings = site.inside("upload", "print(open('/run/sitestream/settings.json').read())")
     (folder / "settings.json").write_text(settings)
-    upload, first, *more = site.container("upload"), *(names.network(NAME, role) for role in INTERNAL)
+    upload, first, *more = site.container("upload"), *(names.network(NAME, role) for role in ROLES)
     others = [f"{site.container(s).labels[names.CONFIG]}:/mnt/{s}" for s in ("upload", "process", "collect", "control")]
     binds = [
         "/sys:/sys",
