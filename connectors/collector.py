@@ -33,6 +33,7 @@ from pipelines.wire import FrameInfo, encode
 
 KEYS_CACHED_MAX = 100_000
 ROWS_MAX = 4_096
+FRAME_BYTES_MAX = 2**20  # a longer one is cut: what one read gives has no limit in bytes, and Kafka's records do
 STABLE_S = 10.0  # a link that breaks before is no success: two who throw each other out do so ever more slowly
 log = logging.getLogger("collect")
 
@@ -80,27 +81,48 @@ class Framer:
         self.topic = topics.stream(site, stream)
         self.partitioner = Partitioner(partitions)
         self._told_s = [float("-inf")] * partitions
+        self._told = [TIME_MIN] * partitions  # watermarks
 
     def frames(self, batch: Batch, watermark: int, now_s: float) -> list[Record]:
-        """A frame for each partition that has rows, and a heartbeat for each that was told nothing for a while."""
-        records = [self._record(p, rows, watermark, now_s) for p, rows in self.partitioner.split(batch)]
+        """Frames for each partition that has rows, and a heartbeat for each that was told nothing for a while."""
+        records = [r for p, rows in self.partitioner.split(batch) for r in self._records(p, rows, watermark, now_s)]
         due = [p for p, told_s in enumerate(self._told_s) if now_s - told_s >= self._heartbeat_s]
         if watermark > TIME_MIN:
-            records += [self._record(p, batch.take(np.empty(0, np.int64)), watermark, now_s) for p in due]
+            records += [self._record(p, self._whole(batch.take(np.empty(0, np.int64))), watermark, now_s) for p in due]
         return records
 
     def last(self, empty: Batch, watermark: int) -> list[Record]:
         """A heartbeat for every partition."""
-        return [self._record(p, empty, watermark, float("inf")) for p in range(self.partitioner.partitions)]
+        none = self._whole(empty)
+        return [self._record(p, none, watermark, float("inf")) for p in range(self.partitioner.partitions)]
 
     def dead(self, letter: DeadLetter) -> Record:
         """A dead letter."""
         return Record(topics.dead(self._site), 0, letter.payload, letter.headers("collect"))
 
-    def _record(self, partition: int, batch: Batch, watermark: int, now_s: float) -> Record:
-        self._told_s[partition] = now_s
-        info = FrameInfo(self.source, watermark, len(batch), self._row.fingerprint)
-        return Record(self.topic, partition, encode(batch, self._row), info.headers())
+    def _records(self, partition: int, batch: Batch, watermark: int, now_s: float) -> list[Record]:
+        """Only the last has the new watermark: rows that follow may be older than it."""
+        before, (*first, last) = self._told[partition], self._cut(batch)
+        records = [self._record(partition, frame, before, now_s) for frame in first]
+        return [*records, self._record(partition, last, watermark, now_s)]
+
+    def _cut(self, batch: Batch) -> list[tuple[int, bytes]]:
+        """Rows in frames that are not too long, each as (number, bytes)."""
+        whole = self._whole(batch)
+        if len(whole[1]) <= FRAME_BYTES_MAX or len(batch) == 1:
+            return [whole]
+        half = len(batch) // 2
+        return [*self._cut(batch.take(slice(half))), *self._cut(batch.take(slice(half, None)))]
+
+    def _whole(self, batch: Batch) -> tuple[int, bytes]:
+        return len(batch), encode(batch, self._row)
+
+    def _record(self, partition: int, frame: tuple[int, bytes], watermark: int, now_s: float) -> Record:
+        self._told_s[partition], self._told[partition] = now_s, watermark
+        rows, value = frame
+        return Record(
+            self.topic, partition, value, FrameInfo(self.source, watermark, rows, self._row.fingerprint).headers()
+        )
 
 
 class Collector:

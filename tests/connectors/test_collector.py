@@ -14,7 +14,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from connectors import simulator
 from connectors.backoff import BACKOFF_S_MAX, BACKOFF_S_MIN, Backoff
 from connectors.base import EndOfInput, Read
-from connectors.collector import KEYS_CACHED_MAX, Collector, Framer, Limits, Partitioner
+from connectors.collector import FRAME_BYTES_MAX, KEYS_CACHED_MAX, Collector, Framer, Limits, Partitioner
 from connectors.outlet import Outlet, Record
 from connectors.simulator import SignalSource
 from pipelines.batch import TIME_MAX, TIME_MIN, Batch
@@ -78,6 +78,17 @@ def test_frames_say_who_wrote_them_and_how_far_it_is() -> None:
     rows = [decode(r.value, ROW) for r in records]
     assert [len(b) for b in rows] == [info(r).rows for r in records]
     assert sorted(k for b in rows for k in b.keys) == ["a", "b", "c", "d"]
+
+
+def test_what_is_too_long_for_kafka_is_cut_and_only_its_end_has_the_new_watermark() -> None:
+    made = framer()
+    made.frames(batch("a"), 7, 0)
+    many = batch(*["a"] * 200_000)
+    records = [r for r in made.frames(many, 9, 0.5) if info(r).rows]
+    assert len(records) > 3
+    assert all(len(r.value) <= FRAME_BYTES_MAX for r in records)
+    assert [info(r).watermark for r in records] == [7] * (len(records) - 1) + [9]
+    assert np.concatenate([decode(r.value, ROW).time for r in records]).tolist() == many.time.tolist()
 
 
 def test_a_partition_without_frames_gets_a_heartbeat_once_a_second() -> None:
