@@ -14,6 +14,7 @@ from obstore.store import ObjectStore, from_url
 from connectors.parquet.segment import File, Manifest
 from pipelines.errors import Unavailable
 
+LISTINGS_MAX = 5
 Place: TypeAlias = str | ObjectStore  # a URL such as 'file:///data/store', or an obstore store (for S3 with its keys)
 
 
@@ -30,11 +31,23 @@ def manifests(store: Place, table: str) -> list[Manifest]:
     """Every manifest of a table, by site, origin and offset; `BadData` if one is damaged, `Unavailable` if none can be read."""
     place = _open(store)
     try:
-        found = [m["path"] for chunk in obstore.list(place, prefix=f"{table}/_manifest/") for m in chunk]
+        found = _paths(place, f"{table}/_manifest/")
         read = [Manifest.decode(bytes(obstore.get(place, path).bytes()), path) for path in sorted(found)]
     except (obstore.exceptions.BaseError, OSError) as e:
         raise Unavailable(f"the manifests of table {table!r} cannot be read: {e}") from e
     return sorted(read, key=lambda m: (m.site, m.span))
+
+
+def _paths(place: ObjectStore, prefix: str) -> list[str]:
+    """What is in a folder, but for the hidden files that upload is just writing; they may be gone while one looks."""
+    for left in reversed(range(LISTINGS_MAX)):
+        try:
+            listed = [m["path"] for chunk in obstore.list(place, prefix=prefix) for m in chunk]
+            return [path for path in listed if not path.rpartition("/")[2].startswith(".")]
+        except (NotFoundError, FileNotFoundError):
+            if not left:
+                raise
+    raise AssertionError("it has returned or raised")
 
 
 def files(store: Place, table: str) -> list[File]:

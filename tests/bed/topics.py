@@ -14,6 +14,8 @@ async def create_topic(bootstrap: str, name: str, partitions: int = 1, **setting
         configs = {key.replace("_", "."): value for key, value in settings.items()}
         answer = await admin.create_topics([NewTopic(name, partitions, 1, topic_configs=configs)])
         assert not any(code for _, code, *_ in answer.topic_errors), f"{name} could not be made: {answer}"
+        while name not in await admin.list_topics():
+            pass  # the broker takes a moment to show it
     finally:
         await admin.close()
     return name
