@@ -87,8 +87,9 @@ class Framer:
         """Frames for each partition that has rows, and a heartbeat for each that was told nothing for a while."""
         records = [r for p, rows in self.partitioner.split(batch) for r in self._records(p, rows, watermark, now_s)]
         due = [p for p, told_s in enumerate(self._told_s) if now_s - told_s >= self._heartbeat_s]
-        if watermark > TIME_MIN:
-            records += [self._record(p, self._whole(batch.take(np.empty(0, np.int64))), watermark, now_s) for p in due]
+        if due and watermark > TIME_MIN:
+            none = self._whole(batch.take(slice(0)))
+            records += [self._record(p, none, watermark, now_s) for p in due]
         return records
 
     def last(self, empty: Batch, watermark: int) -> list[Record]:

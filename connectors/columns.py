@@ -206,6 +206,14 @@ def times(column: pa.Array, unit: str, faults: Faults) -> tuple[Times, Array]:
     ), there
 
 
+def times_or(otherwise: Times, column: pa.Array | None, unit: str, faults: Faults) -> Times:
+    """As `times`; where no time is there, or no column at all, that of `otherwise`."""
+    if column is None:
+        return otherwise
+    given, there = times(column, unit, faults)
+    return given if there.all() else np.where(there, given, otherwise)
+
+
 def _iso_times(column: pa.Array, faults: Faults) -> Times:
     try:
         parsed = column.cast(pa.timestamp("ns", "UTC"))

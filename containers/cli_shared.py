@@ -120,6 +120,17 @@ class Root(click.Group):
         sys.exit(code if isinstance(code, int) else 0)
 
 
+new_file = click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the pipeline file there [standard output]."
+)
+
+
+def check_new(out: Path | None) -> None:
+    """`ConfigError` if there is something at `--out` already."""
+    if out is not None and out.exists():
+        raise ConfigError(f"{out} is there already: name another file with --out, or remove it")
+
+
 def shared(command: F) -> F:
     """Gives a command the options that all have. They may stand before or after its name."""
 

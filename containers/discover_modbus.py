@@ -10,16 +10,14 @@ import click
 from connectors.modbus import discover
 from connectors.modbus.address import UNIT_MAX, Endpoint
 from connectors.modbus.registers import ADDRESS_MAX
-from containers.cli_shared import Context, shared
+from containers.cli_shared import Context, check_new, new_file, shared
 from pipelines.clock import SystemClock
-from pipelines.errors import ConfigError, NotConnected, Unavailable
+from pipelines.errors import NotConnected, Unavailable
 
 
 @click.command("modbus")
 @click.argument("address")
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the pipeline file there [standard output]."
-)
+@new_file
 @click.option("--units", default="1-10", show_default=True, help="Units that are asked for.")
 @click.option("--registers", default="0-199", show_default=True, help="Addresses that are looked at, of each kind.")
 @click.option("--timeout", type=click.FloatRange(0.05, 60), default=1.0, show_default=True, help="Of an answer, s.")
@@ -38,8 +36,7 @@ def command(
       pipeline devices discover modbus 10.0.0.5 --units 1-10 --out plant.py
       pipeline devices discover modbus 10.0.0.0/28 --units 1 --registers 0-99
     """
-    if out is not None and out.exists():
-        raise ConfigError(f"{out} is there already: name another file with --out, or remove it")
+    check_new(out)
     asked = discover.numbers(units, UNIT_MAX), discover.numbers(registers, ADDRESS_MAX)
     found = asyncio.run(_look(discover.endpoints(address), *asked, timeout, pause))
     if not found:

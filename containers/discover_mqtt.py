@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from containers.cli_shared import Context, Duration, shared
+from containers.cli_shared import Context, Duration, check_new, new_file, shared
 from containers.console import Console, table
 from pipelines.clock import SystemClock
 from pipelines.errors import ConfigError, Unavailable
@@ -29,9 +29,7 @@ UNCLEAR_MAX = 20  # shown
 
 @click.command("mqtt")
 @click.argument("url")
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the pipeline file there [standard output]."
-)
+@new_file
 @click.option("--for", "seconds", type=Duration(), default="30s", show_default=True, help="How long to listen.")
 @click.option("--topic", "topic_filter", default="#", show_default=True, help="Topic filter that is listened to.")
 @click.option("--username", help="Who asks [anonymous].")
@@ -67,8 +65,7 @@ def command(
       pipeline devices discover mqtt mqtt://10.0.0.9 --out plant.py
       pipeline devices discover mqtt mqtts://edge --for 5m --topic 'plant/#' --username look --password-file pw --ca-file ca.pem
     """
-    if out is not None and out.exists():
-        raise ConfigError(f"{out} is there already: name another file with --out, or remove it")
+    check_new(out)
     if seconds <= 0:
         raise ConfigError("--for 0s: listen for some time, such as 30s")
     files = {"password": password_file, "ca": ca_file, "certificate": certificate_file, "private_key": key_file}

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from containers.cli_shared import Context, shared
+from containers.cli_shared import Context, check_new, new_file, shared
 from pipelines.clock import SystemClock
 from pipelines.errors import ConfigError
 
@@ -18,9 +18,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.command("opcua")
 @click.argument("url")
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the pipeline file there [standard output]."
-)
+@new_file
 @click.option("--username", help="Who asks [anonymous].")
 @click.option("--password-file", type=FILE, help="A file with the password.")
 @click.option("--depth", type=click.IntRange(1, 20), default=8, show_default=True, help="Levels that are looked at.")
@@ -45,8 +43,7 @@ def command(
       pipeline devices discover opcua opc.tcp://10.0.0.7:4840 --out plant.py
       pipeline devices discover opcua opc.tcp://10.0.0.7:4840 --username look --password-file pw
     """
-    if out is not None and out.exists():
-        raise ConfigError(f"{out} is there already: name another file with --out, or remove it")
+    check_new(out)
     password = password_file and password_file.absolute()
     text, devices = asyncio.run(_discover(url, username, password, depth, nodes))
     if out is None:

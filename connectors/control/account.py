@@ -9,7 +9,6 @@ import msgspec
 
 from connectors.control.ledger import Entry
 from pipelines import topics
-from pipelines.errors import StateError
 from pipelines.runtime import account
 
 
@@ -32,12 +31,4 @@ class Account(account.Account):
 
 async def read(brokers: str, site: str) -> list[Entry]:
     """Every entry on record; none if the site never had control. `StateError` if a record is no entry."""
-    topic, entries = topics.acks(site), []
-    for key, value in (await account.newest(brokers, topic)).items():
-        try:
-            entries.append(msgspec.json.decode(value, type=Entry))
-        except msgspec.DecodeError as e:
-            raise StateError(
-                f"{topic} holds what is no ledger entry, under key {key!r} ({e}): delete that record"
-            ) from e
-    return entries
+    return await account.newest_as(brokers, topics.acks(site), Entry, "ledger entry")

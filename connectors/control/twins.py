@@ -20,8 +20,8 @@ from connectors.control.twin import TWINS_MAX, Desired, Report, Reported, Twin, 
 from connectors.link import Link
 from pipelines import metrics, topics
 from pipelines.clock import Clock
-from pipelines.errors import BadData, NotConnected, StateError
-from pipelines.runtime.account import Beside, newest
+from pipelines.errors import BadData, NotConnected
+from pipelines.runtime.account import Beside, newest_as
 
 log = logging.getLogger("control.twins")
 LOOK_S = 0.25
@@ -218,14 +218,6 @@ def line_of(site: str, side: Side) -> Beside:
 
 async def read(brokers: str, site: str) -> list[Side]:
     """Both sides of every twin on record, none if the site never had any. `StateError` if a record is none."""
-    found: list[Side] = []
-    kinds: dict[str, type[Side]] = {topics.twin_desired(site): Desired, topics.twin_reported(site): Reported}
-    for topic, kind in kinds.items():
-        for key, value in (await newest(brokers, topic)).items():
-            try:
-                found.append(msgspec.json.decode(value, type=kind))
-            except msgspec.DecodeError as e:
-                raise StateError(
-                    f"{topic} holds what is no side of a twin, under key {key!r} ({e}): delete that record"
-                ) from e
-    return found
+    what = "side of a twin"
+    desired = await newest_as(brokers, topics.twin_desired(site), Desired, what)
+    return [*desired, *await newest_as(brokers, topics.twin_reported(site), Reported, what)]

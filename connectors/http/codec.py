@@ -110,17 +110,12 @@ class Codec:
         keys = (
             pa.array([b.key for b in bodies], pa.string()).take(pa.array(of)) if field is None else parsed.values[field]
         )
-        raw = Raw(keys, self._times(parsed, arrived), parsed.values)
+        at = parsed.values.get(self._source.time) if self._source.time else None
+        times = columns.times_or(arrived, at, self._source.time_unit, parsed.faults)
+        raw = Raw(keys, times, parsed.values)
         faults = parsed.faults
         batch = columns.batch(self._layout, raw, faults, latest_ns=latest_ns, keys=self._source.devices)
         return columns.fill(batch, self._source.schema, arrived[~faults.bad]), of[~faults.bad]
-
-    def _times(self, parsed: Parsed, otherwise: Times) -> Times:
-        name = self._source.time
-        if name is None or name not in parsed.values:
-            return otherwise
-        times, there = columns.times(parsed.values[name], self._source.time_unit, parsed.faults)
-        return times if there.all() else np.where(there, times, otherwise)
 
     def _prepared(self, bodies: Sequence[Body]) -> tuple[list[bytes], dict[int, Fault]]:
         """What is parsed of each body, and bodies that are refused as a whole."""

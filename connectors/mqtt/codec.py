@@ -64,7 +64,9 @@ class Codec:
         if self._source.key_field is not None:
             keys = parsed.values[self._source.key_field]
         since = arrived[parsed.of]
-        raw = Raw(keys, self._times(parsed, since), parsed.values)
+        at = parsed.values.get(self._source.time) if self._source.time else None
+        times = columns.times_or(since, at, self._source.time_unit, parsed.faults)
+        raw = Raw(keys, times, parsed.values)
         batch = columns.batch(self._layout, raw, faults, latest_ns=latest_ns, keys=self._source.devices)
         batch = columns.fill(batch, self._source.schema, since[~faults.bad])
         wrong: dict[int, tuple[str, str]] = {}
@@ -95,13 +97,6 @@ class Codec:
                 f"the topic does not match {self._source.topic!r}; does the MQTT broker still hold an old subscription?"
             )
             faults.add(strange[codes], "topic", lambda _: text)
-
-    def _times(self, parsed: Parsed, otherwise: Times) -> Times:
-        name = self._source.time
-        if name is None or name not in parsed.values:
-            return otherwise
-        times, there = columns.times(parsed.values[name], self._source.time_unit, parsed.faults)
-        return times if there.all() else np.where(there, times, otherwise)
 
     def _by_column(
         self, names: Sequence[str | None], codes: NDArray[Any], payloads: Sequence[bytes], *, whole: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import TypeAlias
@@ -40,14 +41,15 @@ def manifests(store: Place, table: str) -> list[Manifest]:
 
 def _paths(place: ObjectStore, prefix: str) -> list[str]:
     """What is in a folder, but for the hidden files that upload is just writing; they may be gone while one looks."""
-    for left in reversed(range(LISTINGS_MAX)):
-        try:
-            listed = [m["path"] for chunk in obstore.list(place, prefix=prefix) for m in chunk]
-            return [path for path in listed if not path.rpartition("/")[2].startswith(".")]
-        except (NotFoundError, FileNotFoundError):
-            if not left:
-                raise
-    raise AssertionError("it has returned or raised")
+    for _ in range(LISTINGS_MAX - 1):
+        with suppress(NotFoundError, FileNotFoundError):
+            return _listed(place, prefix)
+    return _listed(place, prefix)
+
+
+def _listed(place: ObjectStore, prefix: str) -> list[str]:
+    paths = [m["path"] for chunk in obstore.list(place, prefix=prefix) for m in chunk]
+    return [path for path in paths if not path.rpartition("/")[2].startswith(".")]
 
 
 def files(store: Place, table: str) -> list[File]:

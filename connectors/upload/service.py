@@ -8,7 +8,6 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from connectors.backoff import Backoff
 from connectors.parquet.segment import log_id
 from connectors.upload.hands import Hands
 from connectors.upload.intake import Intake
@@ -98,7 +97,7 @@ class Uploader:
             log.warning("%d segments stay in %s until the next start", left, self._spool.folder)
 
     async def _read(self, journal: Journal, stop: asyncio.Event) -> None:
-        cluster = await self._ready(stop)
+        cluster = await kafka.once_up(self._cluster, stop)
         if cluster is None:
             return
         for span in unusable(journal, log_id(cluster)):
@@ -113,18 +112,11 @@ class Uploader:
             log.warning("%s", e)
         self._segments.close_all()
 
-    async def _ready(self, stop: asyncio.Event) -> str | None:
-        """Wait for Kafka and its topics; its cluster's id, None if `stop` was set before."""
-        backoff, settings = Backoff(), self._settings
-        topics = self._plan.topics(settings.site, settings.partitions)
-        while await kafka.ready(settings.brokers, topics, stop):
-            try:
-                return await kafka.cluster_id(settings.brokers)
-            except (Unavailable, kafka.KafkaError) as e:
-                kafka.raise_refusal(e)
-                log.warning("%s", e)
-                await backoff.wait(stop)
-        return None
+    async def _cluster(self) -> str:
+        """Make the topics; the id of Kafka's cluster."""
+        settings = self._settings
+        await kafka.ensure(settings.brokers, self._plan.topics(settings.site, settings.partitions))
+        return await kafka.cluster_id(settings.brokers)
 
 
 async def _then(work: Coroutine[Any, Any, None], done: asyncio.Event) -> None:

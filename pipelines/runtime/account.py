@@ -10,15 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
-from pipelines.errors import Unavailable
+import msgspec
+
+from pipelines.errors import StateError, Unavailable
 from pipelines.runtime import kafka
 
 WRITE_S_MAX = 15.0  # shorter than the broker's own limit (kafka.TRANSACTION_TIMEOUT_MS)
 READ_S_MAX = 60.0
 ABORT_S_MAX = 2.0
 POLL_MS = 200
+T = TypeVar("T")
 _TOUCH = b"owner"  # a tombstone that readers need not know
 
 
@@ -86,6 +89,17 @@ async def newest(brokers: str, topic: str) -> dict[bytes, bytes]:
             found.pop(key, None)
         else:
             found[key] = value
+    return found
+
+
+async def newest_as(brokers: str, topic: str, kind: type[T], what: str) -> list[T]:
+    """The newest value of each key, as what its JSON is; as `newest`, and `StateError` if one is no `what`."""
+    found: list[T] = []
+    for key, value in (await newest(brokers, topic)).items():
+        try:
+            found.append(msgspec.json.decode(value, type=kind))
+        except msgspec.DecodeError as e:
+            raise StateError(f"{topic} holds what is no {what}, under key {key!r} ({e}): delete that record") from e
     return found
 
 

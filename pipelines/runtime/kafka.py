@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import chain
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
@@ -73,6 +73,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 fetcher.ConsumerRecord = Record  # the same fields in the same order: others in the process see no difference
 
 log = logging.getLogger("kafka")
+T = TypeVar("T")
 Client: TypeAlias = Any  # aiokafka's clients are not typed
 Place: TypeAlias = TopicPartition
 
@@ -274,20 +275,29 @@ async def ensure(brokers: str, topics: Iterable[Topic]) -> None:
 
 async def ready(brokers: str, topics: Iterable[Topic], stop: asyncio.Event) -> bool:
     """`ensure` the topics as soon as a broker answers, however long that takes; False if `stop` is set before."""
-    wanted, said = tuple(topics), ""
+    wanted = tuple(topics)
+
+    async def ensured() -> bool:
+        await ensure(brokers, wanted)
+        return True
+
+    return bool(await once_up(ensured, stop))
+
+
+async def once_up(work: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T | None:
+    """What `work` gives as soon as a broker answers, however long that takes; None if `stop` is set before."""
+    said = ""
     while not stop.is_set():
         try:
-            await ensure(brokers, wanted)
+            return await work()
         except (Unavailable, KafkaError) as e:
             raise_refusal(e)
             if str(e) != said:
                 log.warning("%s; waiting", said := str(e))
-        else:
-            return True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(READY_POLL_S):
                 await stop.wait()
-    return False
+    return None
 
 
 _TOPIC_CONFIG = 1  # the source of a setting that a topic has of its own: DescribeConfigs, config_source

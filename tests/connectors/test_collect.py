@@ -98,15 +98,6 @@ async def records(brokers: str, topic: str) -> list[tuple[int, Any, bytes]]:
         await consumer.stop()
 
 
-@pytest.fixture
-def collects() -> Iterator[list[Collect]]:
-    """Services to be stopped after the test."""
-    started: list[Collect] = []
-    yield started
-    for collect in started:
-        collect.child.kill9()
-
-
 def mqtt_read(url: str, site: str, **options: object) -> str:
     more = "".join(f", {k}={v!r}" for k, v in options.items())
     return f"mqtt.source(Vibration, broker={url!r}, topic='{site}/{{device}}/vib'{more})"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from connectors.simulator.fleet import Device, Fleet, readings
 from containers.embedded import EmbeddedKafka
@@ -17,15 +15,6 @@ from tests.bed.mosquitto import Mosquitto
 from tests.connectors.test_collect import Collect, mqtt_read
 
 DEVIATION = 0.5
-
-
-@pytest.fixture
-def collects() -> Iterator[list[Collect]]:
-    """Services to be stopped after the test."""
-    started: list[Collect] = []
-    yield started
-    for collect in started:
-        collect.child.kill9()
 
 
 async def test_kill_9_bends_no_line_of_a_swinging_door(

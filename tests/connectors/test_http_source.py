@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import asyncio
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -143,15 +142,6 @@ def test_nothing_but_get_is_sent() -> None:
     assert sent == [("client.py", "get"), ("client.py", "close")]
     assert [f.name for f in folder.glob("*.py") if "ClientSession" in f.read_text()] == ["client.py"]
     assert "WSConnect" not in (folder / "client.py").read_text()
-
-
-@pytest.fixture
-def collects() -> Iterator[list[Collect]]:
-    """Services to be stopped after the test."""
-    started: list[Collect] = []
-    yield started
-    for collect in started:
-        collect.child.kill9()
 
 
 async def test_kill_9_loses_nothing_that_was_accepted(
