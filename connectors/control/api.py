@@ -30,6 +30,7 @@ from connectors.control.commands import COMMAND_BYTES_MAX, Command, decode
 from connectors.control.desk import Desk
 from connectors.control.devices import APPROVE
 from connectors.control.ledger import OPEN, Entry
+from connectors.gate import Gate, tls_context
 from pipelines import metrics
 from pipelines.clock import Clock
 from pipelines.errors import BadData, ConfigError, Unavailable
@@ -44,10 +45,8 @@ BODY_S_MAX = 10.0  # for a body to come
 SEND_S_MAX = 5.0  # for Kafka to take a command
 IDLE_S_MAX = 60.0
 HEAD_LINE_BYTES_MAX = 4_096
-HANDSHAKE_S_MAX = 10.0  # of TLS
 CLOSE_S_MAX = 1.0
 RETRY_S = 5
-FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 Send = Callable[[Command], Awaitable[None]]
 log = logging.getLogger("control")
 _quiet = logging.getLogger("control.api")  # what strangers send is not for our log
@@ -249,16 +248,6 @@ def _allow(e: web.HTTPException) -> dict[str, str]:
     return {"Allow": e.headers["Allow"]} if "Allow" in e.headers else {}
 
 
-class _Full(asyncio.Protocol):
-    """Turns a connection away."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See `asyncio.Protocol`."""
-        assert isinstance(transport, asyncio.WriteTransport)
-        transport.write(FULL)
-        transport.close()
-
-
 @contextlib.asynccontextmanager
 async def serving(settings: Settings, desk: Desk, send: Send, clock: Clock) -> AsyncIterator[None]:
     """Serve it at the option `listen` while the context lasts; nothing without that option.
@@ -269,7 +258,7 @@ async def serving(settings: Settings, desk: Desk, send: Send, clock: Clock) -> A
     if not listen:
         yield
         return
-    host, port = _address(listen)
+    address = _address(listen)
     folder = Path(settings.secrets_dir)
     api = Api(settings.site, desk, send, Tokens(TOKENS.read(folder)), clock)
     runner = web.AppRunner(
@@ -281,17 +270,14 @@ async def serving(settings: Settings, desk: Desk, send: Send, clock: Clock) -> A
     assert http is not None  # it is set up
     tls = _tls(folder)
     try:
-        server = await asyncio.get_running_loop().create_server(
-            lambda: http() if len(http.connections) < CONNECTIONS_MAX else _Full(), host, port,
-            ssl=tls, ssl_handshake_timeout=HANDSHAKE_S_MAX if tls else None,
-        )  # fmt: skip
+        gate = Gate(address, http, tls, CONNECTIONS_MAX)
     except OSError as e:
         raise ConfigError(f"option listen: {listen} cannot be listened on ({e.strerror}): does another program?") from e
     log.info("commands are taken at %s://%s", "https" if tls else "http", listen)
     try:
         yield
     finally:
-        server.close()
+        await gate.close()
         await runner.cleanup()
 
 
@@ -307,13 +293,4 @@ def _tls(folder: Path) -> ssl.SSLContext | None:
     there = [s for s in (CERTIFICATE, KEY) if (folder / s.name).is_file()]
     if not there:
         return None
-    certificate, key = CERTIFICATE.file(folder), KEY.file(folder)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(certificate, key)
-    except ssl.SSLError as e:
-        raise ConfigError(
-            f"secrets {certificate.name!r} and {key.name!r} are no certificate and its key in PEM form: {e}"
-        ) from e
-    return context
+    return tls_context(CERTIFICATE.file(folder), KEY.file(folder))

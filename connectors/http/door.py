@@ -9,10 +9,12 @@ from pathlib import Path
 
 from aiohttp import web
 
-from connectors.http.gate import Gate
+from connectors.gate import Gate, tls_context
 from connectors.http.route import Route
 from pipelines.errors import ConfigError, NotConnected
 
+CONNECTIONS_MAX = 1_000  # at once; more are told to come later
+CONNECTIONS_TLS_MAX = 250  # each takes 275 KiB, asyncio's buffers for the most part, of the 256 MiB that collect has
 IDLE_S_MAX = 30.0  # without a whole head of a request, from the connection's begin or its last answer
 HEAD_LINE_BYTES_MAX = 1_024  # of strangers, too: a thousand of them can make us hold 70 MB, of 256 that collect has
 HEADERS_MAX = 32
@@ -47,7 +49,7 @@ class Door:
                 raise ConfigError(f"http push: sources at {where} name different certificates: a port has one")
             if self._gate is None:
                 self._tls = tls
-                self._listen(None if tls is None else context_of(*tls))
+                self._listen(None if tls is None else tls_context(*tls))
             self._routes.append(route)
 
     async def remove(self, route: Route) -> None:
@@ -72,7 +74,8 @@ class Door:
         )  # fmt: skip
         host, port = self._address
         try:
-            self._gate = Gate(self._address, self._http, tls)
+            most = CONNECTIONS_MAX if tls is None else CONNECTIONS_TLS_MAX
+            self._gate = Gate(self._address, self._http, tls, most)
         except OSError as e:
             raise NotConnected(
                 f"http push: {host}:{port} cannot be listened on ({e.strerror}): does another program?"
@@ -97,16 +100,3 @@ async def _answered(route: Route, request: web.BaseRequest, key: str) -> web.Res
 def door(address: tuple[str, int]) -> Door:
     """The one at an address."""
     return _doors.setdefault(address, Door(address))
-
-
-def context_of(certificate: Path, key: Path) -> ssl.SSLContext:
-    """TLS 1.2 or 1.3 with a certificate; `ConfigError` if the files hold none."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(certificate, key)
-    except ssl.SSLError as e:
-        raise ConfigError(
-            f"secrets {certificate.name!r} and {key.name!r} are no certificate and its key in PEM form: {e}"
-        ) from e
-    return context

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import datetime
-import ipaddress
 import json
 import ssl
 from collections.abc import AsyncIterator
@@ -17,17 +15,16 @@ import aiohttp
 import cbor2
 import msgspec
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
+from connectors import gate
 from connectors.base import Read
-from connectors.http import PushSource, admission, door, gate, route
+from connectors.http import PushSource, admission, door, route
 from connectors.http.codec import BODY_BYTES_MAX
 from connectors.http.listener import PushReader
 from connectors.secrets import secret
 from pipelines.errors import ConfigError, NotConnected
 from tests.bed import until
+from tests.bed.certificate import self_signed
 from tests.connectors.http_world import OTHER, TOKEN, context, push_source
 from tests.connectors.schemas import Vibration
 
@@ -351,7 +348,7 @@ async def test_what_is_no_http(server: Server, client: aiohttp.ClientSession) ->
 async def test_there_are_so_many_connections_and_no_more(
     server: Server, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "CONNECTIONS_MAX", 1)
+    monkeypatch.setattr(door.door(server.source.address)._gate, "connections_max", 1)
     host, port = server.source.address
     _, writer = await asyncio.open_connection(host, port)
     await asyncio.sleep(0.05)
@@ -395,18 +392,9 @@ async def test_a_port_that_cannot_be_had(tmp_path: Path) -> None:
 
 def certified(folder: Path) -> Path:
     """A certificate for 127.0.0.1 in the secrets `cert` and `key`."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = x509.CertificateBuilder(
-        name, name, key.public_key(), 1, now - datetime.timedelta(1), now + datetime.timedelta(1)
-    )
-    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    signed = made.add_extension(names, False).sign(key, hashes.SHA256())
-    (folder / "cert").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-    (folder / "key").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
+    certificate, key = self_signed("127.0.0.1")
+    (folder / "cert").write_bytes(certificate)
+    (folder / "key").write_bytes(key)
     return folder / "cert"
 
 
@@ -416,7 +404,7 @@ async def test_tls(tmp_path: Path, client: aiohttp.ClientSession, monkeypatch: p
     async with serving(source, tmp_path) as server:
         assert (await post(client, f"{server.url}/r/a", b'{"rms": 1}', ssl=trusted))[0] == 200
         assert await raw(server, HEAD + b"\r\n") == b""  # not without
-        monkeypatch.setattr(gate, "CONNECTIONS_TLS_MAX", 3)
+        monkeypatch.setattr(door.door(source.address)._gate, "connections_max", 3)
         monkeypatch.setattr(gate, "HANDSHAKE_S_MAX", 0.5)
         await client.close()
         await asyncio.sleep(0.1)

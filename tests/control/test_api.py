@@ -25,6 +25,7 @@ from pipelines.clock import SystemClock
 from pipelines.errors import ConfigError
 from pipelines.settings import Settings
 from tests.bed import free_port
+from tests.bed.certificate import self_signed
 from tests.bed.mosquitto import Mosquitto
 from tests.control.plant import ME, YOU, Device, Site
 
@@ -181,6 +182,28 @@ async def hang_up(client: Client, rest: bytes) -> None:
     await asyncio.sleep(0.2)
     writer.close()
     await writer.wait_closed()
+
+
+async def test_connections_count_from_their_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "CONNECTIONS_MAX", 1)
+    (tmp_path / "api_tokens").write_text(TOKEN)
+    certificate, key = self_signed("127.0.0.1")
+    (tmp_path / "api_certificate").write_bytes(certificate)
+    (tmp_path / "api_private_key").write_bytes(key)
+    port = free_port()
+    settings = Settings(
+        site="s", brokers="b:1", pipeline="p.py", options={"listen": f"127.0.0.1:{port}"}, secrets_dir=str(tmp_path)
+    )
+    nothing: Any = None  # neither desk nor sender is asked for anything
+    async with api.serving(settings, nothing, nothing, SystemClock()), aiohttp.ClientSession() as http:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)  # which never greets
+        await asyncio.sleep(0.05)
+        with pytest.raises(aiohttp.ClientError):
+            await http.get(f"https://127.0.0.1:{port}/v1/approvals", ssl=False)
+        writer.close()
+        await asyncio.sleep(0.05)
+        async with http.get(f"https://127.0.0.1:{port}/v1/approvals", ssl=False) as answer:
+            assert answer.status == 401
 
 
 async def test_without_the_option_no_port_is_open_and_what_is_wrong_with_it_is_told(tmp_path: Path) -> None:

@@ -7,15 +7,10 @@ import json
 import re
 import sys
 from asyncio.subprocess import PIPE
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from connectors.control.commands import Command
 from connectors.control.devices import parse
@@ -26,6 +21,7 @@ from containers.cli import main
 from containers.desired import check_given
 from containers.embedded import EmbeddedKafka
 from tests.bed import free_port
+from tests.bed.certificate import self_signed
 from tests.bed.mosquitto import Mosquitto
 from tests.containers.kit import SITE, site_of
 from tests.control.plant import DEVICES, ROOT, Device, Site
@@ -86,22 +82,6 @@ def test_its_commands_exist() -> None:
         assert CliRunner().invoke(main, [*words, "--help"]).exit_code == 0, line
 
 
-def _certificate() -> tuple[bytes, bytes]:
-    """For hall1.example, signed by itself; and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hall1.example")]), datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("hall1.example")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )  # fmt: skip
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return made.public_bytes(pem), private
-
-
 async def test_its_curl_command_commands_a_device(
     kafka: EmbeddedKafka, mosquitto: Mosquitto, unique: str, tmp_path: Path
 ) -> None:
@@ -109,7 +89,7 @@ async def test_its_curl_command_commands_a_device(
     said = CliRunner().invoke(main, ["device", "keys", "new", "anna", "--folder", str(tmp_path)])
     (key,) = re.findall(r'^key = "(\w+)"$', said.stdout, re.MULTILINE)
     anna = f'[issuers.anna]\nkey = "{key}"\ndevices = ["press-*"]\nverbs = ["set_speed"]\n'
-    certificate, private = _certificate()
+    certificate, private = self_signed("hall1.example")
     port, token = free_port(), "a token of the control room".replace(" ", "-")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/pipeline").write_text(

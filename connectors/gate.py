@@ -7,34 +7,37 @@ import contextlib
 import logging
 import socket
 import ssl
+from pathlib import Path
 
 from aiohttp import web
 
-CONNECTIONS_MAX = 1_000  # at once; more are told to come later
-CONNECTIONS_TLS_MAX = 250  # each takes 275 KiB, asyncio's buffers for the most part, of the 256 MiB that collect has
+from pipelines.errors import ConfigError
+
 HANDSHAKE_S_MAX = 10.0  # of TLS
 BACKLOG = 128
 PAUSE_S = 1.0  # when the system has no file left for a connection
 FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-log = logging.getLogger("collect")
+log = logging.getLogger("gate")
 
 
 class Gate:
     """Between a listening socket and a server of aiohttp."""
 
-    def __init__(self, address: tuple[str, int], http: web.Server, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, address: tuple[str, int], http: web.Server, tls: ssl.SSLContext | None, connections_max: int
+    ) -> None:
         """`OSError` if the address cannot be had."""
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._socket = socket.create_server(address, family=family, backlog=BACKLOG)
         self._socket.setblocking(False)
-        self._http, self._tls = http, tls
+        self._http, self._tls, self.connections_max = http, tls, connections_max
+        self._where = "{}:{}".format(*address)
         self._greeted: set[asyncio.Task[None]] = set()
         self._accepting = asyncio.create_task(self._accept())
 
     @property
     def _full(self) -> bool:
-        most = CONNECTIONS_MAX if self._tls is None else CONNECTIONS_TLS_MAX
-        return len(self._greeted) + len(self._http.connections) >= most
+        return len(self._greeted) + len(self._http.connections) >= self.connections_max
 
     async def close(self) -> None:
         """Take no more in, and give up those at the handshake."""
@@ -50,7 +53,7 @@ class Gate:
             try:
                 made, _ = await loop.sock_accept(self._socket)
             except OSError as e:
-                log.warning("http push: no connection can be taken in: %s", e)
+                log.warning("%s: no connection can be taken in: %s", self._where, e)
                 await asyncio.sleep(PAUSE_S)
                 continue
             if self._full:
@@ -74,3 +77,16 @@ class Gate:
             )
         except OSError:  # no TLS, or a stranger who left; among them are ssl.SSLError and TimeoutError
             made.close()
+
+
+def tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
+    """TLS 1.2 or 1.3 with a certificate; `ConfigError` if the files hold none."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(certificate, key)
+    except ssl.SSLError as e:
+        raise ConfigError(
+            f"secrets {certificate.name!r} and {key.name!r} are no certificate and its key in PEM form: {e}"
+        ) from e
+    return context
