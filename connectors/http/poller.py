@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,16 +17,15 @@ from connectors.http import PollSource
 from connectors.http.client import PAGE_BYTES_MAX, Client
 from connectors.http.codec import Codec, Decoded
 from connectors.http.target import Target
+from connectors.pollers import Pollers
 from connectors.progress import DeviceClock
 from connectors.shape import READINGS_MAX
 from pipelines import metrics
 from pipelines.batch import Batch
 from pipelines.dead import DeadLetter
-from pipelines.errors import NotConnected
 from pipelines.quality import BAD, GOOD
 from pipelines.units import duration_ns
 
-FIRST_S_MAX = 6.0  # until one of the URLs has answered
 PIECE_ROWS_MAX = 1_000
 
 
@@ -62,11 +58,7 @@ class PollReader:
         self._empty = self._graded(self._codec.decode([], latest_ns=0).batch)
         self._device_clock = DeviceClock(source.speed, duration_ns(source.future_max))
         self._buffer: Buffer[Piece] = Buffer(context.site, source.stream, context.clock)
-        self._again: deque[Piece] = deque()
-        self._unacked: dict[int, list[Piece]] = {}
-        self._reads = 0
-        self._changed = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._pollers = Pollers(self._buffer, "the URLs", "URLs answers", lambda piece: piece.rows)
         self._client: Client | None = None
         self._targets = [self._target(key, url) for key, url in source.urls]
 
@@ -74,61 +66,26 @@ class PollReader:
         clock, missed = self._context.clock, metrics.collect_missed.labels(**self._labels)
         return Target(
             self._source, key, url, self._codec, clock, give=self._give, fail=self._fail, room=self._room, missed=missed.inc,
-            latest=lambda: self._device_clock.latest(clock.now_ns()), changed=self._changed.set,
+            latest=lambda: self._device_clock.latest(clock.now_ns()), changed=self._pollers.changed.set,
         )  # fmt: skip
 
     async def connect(self) -> None:
         """See `Reader.connect`. One URL that answers is enough; the others go on trying."""
-        self._again.extendleft(p for read in reversed(self._unacked.values()) for p in reversed(read))
-        self._unacked.clear()
-        for target in self._targets:
-            target.error = None
-        self._client = Client(self._source, self._context)
-        self._tasks = [asyncio.create_task(target.run(self._client)) for target in self._targets]
-        try:
-            async with asyncio.timeout(FIRST_S_MAX):
-                while not any(t.up for t in self._targets) and not all(t.error for t in self._targets):
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            pass
-        self._raise_what_ended()
-        self._check()
+        self._client = client = Client(self._source, self._context)
+        await self._pollers.connect(self._targets, [target.run(client) for target in self._targets])
 
     async def read(self, *, rows_max: int, linger_s: float) -> Read:
         """See `Reader.read`."""
-        if not self._tasks:
-            raise NotConnected("not connected to the URLs yet")
-        pieces = self._kept(rows_max) if self._again else await self._buffer.get(rows_max, linger_s)
-        self._raise_what_ended()
-        if not pieces:
-            self._check()
-        self._reads += 1
-        if pieces:
-            self._unacked[self._reads] = pieces
+        pieces, ack = await self._pollers.get(rows_max, linger_s)
         letters = tuple(letter for p in pieces for letter in p.letters)
-        return Read(joined([p.batch for p in pieces], self._empty), letters, partial(self._ack, self._reads))
+        return Read(joined([p.batch for p in pieces], self._empty), letters, ack)
 
     async def close(self) -> None:
         """See `Reader.close`. What was read stays."""
-        tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._pollers.close()
         client, self._client = self._client, None
         if client is not None:
             await client.close()
-
-    def _kept(self, rows_max: int) -> list[Piece]:
-        taken = [self._again.popleft()]
-        rows = taken[0].rows
-        while self._again and rows + self._again[0].rows <= rows_max:
-            rows += self._again[0].rows
-            taken.append(self._again.popleft())
-        return taken
-
-    async def _ack(self, read: int) -> None:
-        self._unacked.pop(read, None)
 
     def _give(self, decoded: Decoded) -> None:
         batch = self._graded(decoded.batch)
@@ -162,18 +119,6 @@ class PollReader:
             batch.time,
             {**batch.columns, self._quality: np.full(len(batch), quality, np.int8)},
         )
-
-    def _raise_what_ended(self) -> None:
-        """A task ends by a bug only."""
-        for task in self._tasks:
-            if task.done():
-                task.result()
-
-    def _check(self) -> None:
-        """`NotConnected` if no URL answers at all."""
-        if not any(t.up for t in self._targets):
-            why = next((t.error for t in self._targets if t.error), None)
-            raise NotConnected(f"none of {len(self._targets)} URLs answers: {why or 'no answer yet'}") from why
 
 
 def joined(batches: Sequence[Batch], empty: Batch) -> Batch:

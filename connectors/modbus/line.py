@@ -45,7 +45,7 @@ class Line:
         self._link: Link | None = None
         self._backoff = Backoff()
         self._unanswered = 0
-        self.error: NotConnected | None = None  # why it is not connected
+        self.error: Exception | None = None  # why it is not connected
         self.stale = 0  # answers that came too late, over all connections
 
     @property

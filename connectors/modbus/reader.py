@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,13 +16,11 @@ from connectors.modbus.blocks import items
 from connectors.modbus.device import Device, Plan, Sample, Timing
 from connectors.modbus.line import Line
 from connectors.modbus.values import Column, Values
+from connectors.pollers import Pollers
 from pipelines import metrics
 from pipelines.batch import Batch
-from pipelines.errors import NotConnected
 from pipelines.schema import quality_of
 from pipelines.units import duration_s
-
-FIRST_S_MAX = 6.0  # until one of the connections is up
 
 
 class ModbusReader:
@@ -39,12 +34,8 @@ class ModbusReader:
         self._labels = {"site": context.site, "stream": source.stream}
         self._quality = quality_column(source.schema)
         self._names = pa.array([name for name, _ in source.devices], pa.string())
-        self._buffer: Buffer[Sample] = Buffer(context.site, source.stream, context.clock)
-        self._changed = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
-        self._again: deque[Sample] = deque()
-        self._unacked: dict[int, list[Sample]] = {}
-        self._reads = 0
+        buffer: Buffer[Sample] = Buffer(context.site, source.stream, context.clock)
+        self._pollers = Pollers(buffer, "the Modbus devices", "Modbus connections is up")
         given = [(name, register) for p in source.polls for name, register in p.registers]
         placed = items([register for _, register in given])
         self._values = Values(_columns(source, dict(zip((n for n, _ in given), placed, strict=True))))
@@ -59,53 +50,23 @@ class ModbusReader:
         missed = metrics.collect_missed.labels(**self._labels)
         return [
             Line(
-                endpoint, devices, plan, context.clock, give=self._take, changed=self._changed.set, missed=missed.inc
+                endpoint, devices, plan, context.clock, give=self._take, changed=self._pollers.changed.set, missed=missed.inc
             )
             for endpoint, devices in behind.items()
         ]  # fmt: skip
 
     async def connect(self) -> None:
         """See `Reader.connect`. One connection is enough; the others go on trying."""
-        self._again.extendleft(s for read in reversed(self._unacked.values()) for s in reversed(read))
-        self._unacked.clear()
-        for line in self._lines:
-            line.error = None
-        self._tasks = [asyncio.create_task(line.run()) for line in self._lines]
-        try:
-            async with asyncio.timeout(FIRST_S_MAX):
-                while not any(line.up for line in self._lines) and not all(line.error for line in self._lines):
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            pass
-        self._raise_what_ended()
-        self._check()
+        await self._pollers.connect(self._lines, [line.run() for line in self._lines])
 
     async def read(self, *, rows_max: int, linger_s: float) -> Read:
         """See `Reader.read`."""
-        if not self._tasks:
-            raise NotConnected("not connected to the Modbus devices yet")
-        if self._again:
-            samples = [self._again.popleft() for _ in range(min(rows_max, len(self._again)))]
-        else:
-            samples = await self._buffer.get(rows_max, linger_s)
-        self._raise_what_ended()
-        if not samples:
-            self._check()
-        self._reads += 1
-        if samples:
-            self._unacked[self._reads] = samples
-        return Read(self._batch(samples), (), partial(self._ack, self._reads))
+        samples, ack = await self._pollers.get(rows_max, linger_s)
+        return Read(self._batch(samples), (), ack)
 
     async def close(self) -> None:
         """See `Reader.close`. What was read stays."""
-        tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _ack(self, read: int) -> None:
-        self._unacked.pop(read, None)
+        await self._pollers.close()
 
     def _batch(self, samples: Sequence[Sample]) -> Batch:
         words, there = self._values.shape
@@ -119,24 +80,10 @@ class ModbusReader:
         return Batch(self._names, codes, times, {**columns, self._quality: quality})
 
     def _take(self, sample: Sample) -> None:
-        self._buffer.put(sample, nbytes=sample.words.nbytes + sample.there.nbytes + 200)
+        self._pollers.buffer.put(sample, nbytes=sample.words.nbytes + sample.there.nbytes + 200)
 
     def _count(self, reason: str) -> None:
         metrics.source_errors.labels(**self._labels, reason=reason).inc()
-
-    def _raise_what_ended(self) -> None:
-        """A connection's task ends by a mistake only: a wrong setting, or a bug."""
-        for task in self._tasks:
-            if task.done():
-                task.result()
-
-    def _check(self) -> None:
-        """`NotConnected` if there is no connection at all."""
-        if not any(line.up for line in self._lines):
-            why = next((line.error for line in self._lines if line.error), None)
-            raise NotConnected(
-                f"none of {len(self._lines)} Modbus connections is up: {why or 'no answer yet'}"
-            ) from why
 
 
 def _plan(source: ModbusSource[Any], placed: Sequence[Any], count: Any) -> Plan:

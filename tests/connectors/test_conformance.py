@@ -278,7 +278,7 @@ class Calm(ModbusReader):
     """On close a poll that is under way is given up; here it may end, so that the suite can count."""
 
     async def close(self) -> None:
-        if self._tasks:
+        if self._pollers._tasks:
             await self._clock.asleep.wait()
         await super().close()
 
@@ -353,7 +353,7 @@ class CalmPoll(PollReader):
         self._ticks = clock
 
     async def close(self) -> None:
-        if self._tasks:
+        if self._pollers._tasks:
             await self._ticks.asleep.wait()
         await super().close()
 
