@@ -16,7 +16,7 @@ from asyncua.ua.uaerrors import UaError
 
 from connectors.opcua import Deadband, OpcuaSource, session, wire
 from connectors.opcua.browse import Finder, Found, Limits, batches
-from connectors.opcua.channel import Channel, Refused, parameters
+from connectors.opcua.channel import CLOSE_S_MAX, Channel, Refused, parameters
 from connectors.opcua.identity import Identity
 from connectors.opcua.session import Session
 from pipelines.clock import Clock
@@ -79,6 +79,7 @@ class Link:
         self._heard_s, self._heard = clock.monotonic_s(), False
         self._error: Exception | None = None
         self._listener: asyncio.Task[None] | None = None
+        self._sending_again = asyncio.Lock()
 
     def listen(self) -> None:
         """Begin to take what the server publishes."""
@@ -177,10 +178,16 @@ class Link:
             await self._channel.call(request, ua.DeleteMonitoredItemsResponse)
 
     async def close(self) -> None:
-        """Close the connection. The server keeps the session and its queues for a while."""
+        """Close the connection. The server keeps the session and its queues for a while.
+
+        Not while a message is being sent again: some servers (asyncua's) do that once only.
+        """
         self._break(NotConnected("the OPC UA link was closed"))
         listener, self._listener = self._listener, None
         if listener is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S_MAX), self._sending_again:
+                    pass
             listener.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await listener
@@ -252,6 +259,10 @@ class Link:
             pass
 
     async def _again(self, number: int) -> bool:
+        async with self._sending_again:
+            return await self._republished(number)
+
+    async def _republished(self, number: int) -> bool:
         request = ua.RepublishRequest()
         request.Parameters.SubscriptionId = ua.UInt32(self.subscription.id)
         request.Parameters.RetransmitSequenceNumber = ua.UInt32(number)
