@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from typing import Any, NoReturn
 
 from pipelines.dsl import Pipeline
 from pipelines.errors import ConfigError, PlanError, SitestreamError
 
 PREFIX = "sitestream_pipeline_"  # so that a file called logging.py hides no module
+
+
+class _AsItIs(SourceFileLoader):
+    """Runs the text of a file, never what was compiled of it before: that is taken for the same if size and second are."""
+
+    def path_stats(self, path: Any) -> NoReturn:
+        """Says that nothing can be compared, so that no compiled file is read or written."""
+        raise OSError(f"{path} is compiled each time")
 
 
 def load(where: str) -> Pipeline:
@@ -33,9 +43,12 @@ def load(where: str) -> Pipeline:
 
 
 def _run(path: Path) -> object:
-    spec = importlib.util.spec_from_file_location(f"{PREFIX}{path.stem}", path)
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py":
         raise ConfigError(f"{path}: a pipeline file is a Python file, its name ends in .py")
+    name = f"{PREFIX}{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path, loader=_AsItIs(name, str(path)))
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     sys.path.insert(0, str(path.resolve().parent))

@@ -107,9 +107,14 @@ class Plant:
             raise said.exception
         return said.exit_code, said.stdout, said.stderr
 
+    @property
+    def means(self) -> tuple[str, ...]:
+        """Options of `publish`: the keys, and an engine that has the base image."""
+        return "--keys", str(self.folder / "keys"), "--engine", self.engine.url
+
     def publish(self, *words: str) -> int:
         """The number of the release that is published."""
-        code, out, err = self.run("publish", "--keys", str(self.folder / "keys"), *words, "-o", "json")
+        code, out, err = self.run("publish", *self.means, *words, "-o", "json")
         assert code == 0, err
         return int(json.loads(out)["published"][0]["release"])
 

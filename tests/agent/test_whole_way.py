@@ -233,7 +233,7 @@ def test_a_newer_agent_takes_over_and_one_that_is_broken_does_not(
     assert (plant.status().running, plant.status().agent_image) == (bad, image)
     with monkeypatch.context() as patch:
         another_agent(patch)
-        code, out, err = plant.run("publish", "--keys", str(plant.folder / "keys"))
+        code, out, err = plant.run("publish", *plant.means)
     assert code == 0, err
     assert "is exchanged" in out
     plant.until(lambda: plant.status().agent_image != image, "the new agent to report")
