@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,3 +38,23 @@ def secret(name: str) -> Secret:
     if not name or name != Path(name).name or name.startswith("."):
         raise ConfigError(f"secret name {name!r} cannot be used: it is the plain name of a file in `secrets_dir`")
     return Secret(name)
+
+
+def lines_of(text: str) -> list[str]:
+    """A secret's lines, without empty ones and those that begin with #."""
+    lines = [line.strip() for line in text.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def digest(given: bytes) -> bytes:
+    """What is kept of a token or password to know it again: its SHA-256."""
+    return hashlib.sha256(given).digest()
+
+
+def place_of(given: bytes, known: Sequence[bytes]) -> int | None:
+    """The number of the digest that `given` has; None if none. All are compared, so that the time tells nothing."""
+    mine, found = digest(given), None
+    for number, one in enumerate(known):
+        if hmac.compare_digest(mine, one):
+            found = number
+    return found

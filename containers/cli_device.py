@@ -9,7 +9,7 @@ from typing import Any
 import click
 import msgspec
 
-from containers.cli_shared import Context, shared
+from containers.cli_shared import Context, F, shared
 from containers.console import coloured, table
 from containers.reach import at_kafka
 from pipelines.clock import SystemClock
@@ -23,6 +23,17 @@ _key = click.option(
     "--key", type=click.Path(path_type=Path), envvar=KEY_VARIABLE, required=True,
     help=f"Your key; its file's name is yours: anna.key. Or set {KEY_VARIABLE}.",
 )  # fmt: skip
+
+
+def _command(function: F) -> F:
+    """What a command is, and who signs it."""
+    function = _key(function)
+    function = click.option("--expires", default="30s", show_default=True, help="When it must no longer be begun.")(
+        function
+    )
+    for argument in (click.argument("args", nargs=-1), click.argument("verb"), click.argument("name")):
+        function = argument(function)
+    return function
 
 
 @click.group()
@@ -53,11 +64,7 @@ def device_status(context: Context, devices: tuple[str, ...], brokers: str | Non
 
 
 @device.command()
-@click.argument("name")
-@click.argument("verb")
-@click.argument("args", nargs=-1)
-@click.option("--expires", default="30s", show_default=True, help="When it must no longer be begun.")
-@_key
+@_command
 @_brokers
 @shared
 @click.pass_obj
@@ -74,11 +81,7 @@ def send(
 
 
 @device.command()
-@click.argument("name")
-@click.argument("verb")
-@click.argument("args", nargs=-1)
-@click.option("--expires", default="30s", show_default=True, help="When it must no longer be begun.")
-@_key
+@_command
 @shared
 @click.pass_obj
 def sign(context: Context, name: str, verb: str, args: tuple[str, ...], expires: str, key: Path) -> None:

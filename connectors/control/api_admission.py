@@ -5,11 +5,10 @@ A token lets somebody hand in commands and see what became of them. It gives no 
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import math
 from dataclasses import dataclass, field
 
+from connectors.secrets import digest, lines_of, place_of
 from pipelines.errors import ConfigError
 
 TOKEN_CHARS_MIN = 16  # a shorter one can be guessed
@@ -46,8 +45,7 @@ class Tokens:
 
     def __init__(self, text: str) -> None:
         """From a secret with a token on each line; `ConfigError` if it holds none, or one that can be guessed."""
-        lines = [line.strip() for line in text.splitlines()]
-        given = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
+        given = list(dict.fromkeys(lines_of(text)))
         if not 1 <= len(given) <= TOKENS_MAX:
             raise ConfigError(f"secret api_tokens has {len(given)} tokens: write 1 to {TOKENS_MAX}, each on a line")
         for number, token in enumerate(given, 1):
@@ -56,25 +54,19 @@ class Tokens:
                     f"secret api_tokens: token {number} cannot be used: write at least {TOKEN_CHARS_MIN} characters without "
                     "spaces, such as  openssl rand -hex 32  makes"
                 )
-        self._known = [(_digest(token), Allowance(RATE_PER_S_MAX, BURST_MAX)) for token in given]
+        self._known = [digest(token.encode()) for token in given]
+        self._allowances = [Allowance(RATE_PER_S_MAX, BURST_MAX) for _ in given]
         self._strangers = Allowance(STRANGERS_PER_S_MAX, BURST_MAX)
 
     def admit(self, authorization: str, now_s: float) -> tuple[int, int]:
         """(status, seconds) for a request with this header Authorization: 0 if it may be made, or 401, or 429 and when it may.
 
-        All tokens are compared, in a time that does not say which was nearly right.
+        The time that it takes does not say which was nearly right.
         """
         scheme, _, given = authorization.partition(" ")
-        digest, found = _digest(given.strip()), None
-        for known, allowance in self._known:
-            if hmac.compare_digest(digest, known):
-                found = allowance
+        found = place_of(given.strip().encode(errors="surrogateescape"), self._known)
         if found is None or scheme.lower() != "bearer":
             wait_s = self._strangers.wait_s(now_s)
             return (429, wait_s) if wait_s else (401, 0)
-        wait_s = found.wait_s(now_s)
+        wait_s = self._allowances[found].wait_s(now_s)
         return (429, wait_s) if wait_s else (0, 0)
-
-
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode(errors="surrogateescape")).digest()

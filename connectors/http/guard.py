@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
-import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from connectors.secrets import digest, lines_of, place_of
 from pipelines.errors import ConfigError
 
 TOKEN_CHARS_MIN = 16  # a shorter one can be guessed
@@ -26,8 +25,8 @@ class Guard:
     def of(cls, tokens: str | None, users: str | None) -> Guard:
         """From the text of the secrets; `ConfigError` if one holds nothing that could be used."""
         return cls(
-            _hashes(_lines("tokens", tokens, "a token of at least 16 characters on each line")),
-            _hashes(_lines("users", users, "'name:password' on each line, the password of at least 16 characters")),
+            _digests(_lines("tokens", tokens, "a token of at least 16 characters on each line")),
+            _digests(_lines("users", users, "'name:password' on each line, the password of at least 16 characters")),
         )
 
     @property
@@ -39,26 +38,17 @@ class Guard:
         """Whether the header Authorization holds one of them."""
         scheme, _, given = authorization.partition(" ")
         if scheme.lower() == "bearer":
-            return _among(given.strip().encode(errors="surrogateescape"), self.tokens)
+            return place_of(given.strip().encode(errors="surrogateescape"), self.tokens) is not None
         if scheme.lower() == "basic":
             try:
-                return _among(base64.b64decode(given.strip(), validate=True), self.users)
+                return place_of(base64.b64decode(given.strip(), validate=True), self.users) is not None
             except (binascii.Error, ValueError):
                 return False
         return False
 
 
-def _among(given: bytes, known: Sequence[bytes]) -> bool:
-    """All are compared, so that the time does not say which was nearly right."""
-    digest, found = hashlib.sha256(given).digest(), False
-    for one in known:
-        found |= hmac.compare_digest(digest, one)
-    return found
-
-
 def _lines(name: str, text: str | None, what: str) -> list[str]:
-    lines = [line.strip() for line in (text or "").splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
+    lines = lines_of(text or "")
     if text is not None and not 1 <= len(lines) <= LINES_MAX:
         raise ConfigError(f"http push {name}: the secret has {len(lines)} lines: write {what}, 1 to {LINES_MAX}")
     for number, line in enumerate(lines, 1):
@@ -68,5 +58,5 @@ def _lines(name: str, text: str | None, what: str) -> list[str]:
     return lines
 
 
-def _hashes(lines: Sequence[str]) -> tuple[bytes, ...]:
-    return tuple(hashlib.sha256(line.encode()).digest() for line in lines)
+def _digests(lines: Sequence[str]) -> tuple[bytes, ...]:
+    return tuple(digest(line.encode()) for line in lines)
