@@ -6,6 +6,7 @@ must start it again. A part that is not installed is an error that names the cur
 
 from __future__ import annotations
 
+import os
 import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -18,27 +19,40 @@ from xdist.scheduler import LoadScopeScheduling
 from containers.embedded import EmbeddedKafka
 from tests.bed.engine import HOST_IN_CONTAINERS, Engine
 from tests.bed.mosquitto import Mosquitto
+from tests.bed.namespace import own_network
 from tests.bed.opcua import OpcuaServer
 from tests.bed.prometheus import Prometheus
 from tests.bed.registry import ImageRegistry
 from tests.bed.s3 import S3
 
-_WITH_ENGINES = tuple(
-    f"tests/{part}"
-    for part in (
-        "agent/", "broker/", "bus/", "containers/", "firmware/test_containers", "fleet/", "privilege/", "repository/", "test_bed"
-    )
-)  # fmt: skip
+# Folders whose tests use Docker engines. The longest come first, so that processes side by side end together.
+_WITH_ENGINES = ("containers", "broker", "agent", "fleet", "bus", "privilege", "firmware", "repository")
 
 
 class SideBySide(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types for it
-    """Where tests run side by side (`-n 2`), those with Docker engines, which share the firewall, do not; others keep to their
-    module, whose fixtures they share.
+    """Processes side by side (`-n 3`) take folders where tests use an engine, and modules elsewhere: what they share is then
+    set up once.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.partition("::")[0]
-        return "engines" if path.startswith(_WITH_ENGINES) else path
+        folder = path.split("/")[1]
+        return folder if folder in _WITH_ENGINES else path
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Processes side by side have networks of their own: ports, and the firewall, which engines would take from each other."""
+    if hasattr(config, "workerinput") and os.geteuid() == 0:
+        network = ExitStack()
+        network.enter_context(own_network())
+        config.add_cleanup(network.close)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest first."""
+    last = len(_WITH_ENGINES)
+    ranks = {folder: rank for rank, folder in enumerate(_WITH_ENGINES)}
+    items.sort(key=lambda item: ranks.get(item.nodeid.split("/")[1], last))
 
 
 @pytest.hookimpl(optionalhook=True)
