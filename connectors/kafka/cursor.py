@@ -17,6 +17,7 @@ from connectors.kafka.framing import PADDING, Bytes, Offsets
 from pipelines.expr import Array
 
 Rows = NDArray[np.int64]  # which messages, by number
+EMPTY_MAX = 1_000  # parts of an array that take no byte; more are refused, for each costs a step
 _MORE, _SEVEN = np.uint64(0x8080808080808080), np.uint64(0x7F7F7F7F7F7F7F7F)
 # Halves of neighbours are joined: 8 × 7 bits to 4 × 14 to 2 × 28 to 56. (mask of the lower ones, of the upper ones, shift)
 _JOINS = (
@@ -56,9 +57,8 @@ class Cursor:
 
     def finish(self, rows: Rows) -> None:
         """These messages have been read: nothing of them may be left."""
-        left = self.end[rows] - self.pos[rows]
-        if (more := left > 0).any():
-            self.refuse(rows[more], f"{int(left[more].max())} bytes are left over")
+        if (more := self.pos[rows] < self.end[rows]).any():
+            self.refuse(rows[more], "it goes on behind its last field")
 
     def words(self, rows: Rows) -> NDArray[np.uint64]:
         """The next 8 bytes of each, little-endian, without going on."""
@@ -99,7 +99,7 @@ class Cursor:
         size = self.longs(rows)
         start = self.pos[rows]
         self.advance(rows, size)
-        broken = self.pos[rows] == self._parked
+        broken = self.faults.bad[rows]
         return np.where(broken, self._parked, start), np.where(broken, 0, size)
 
     def big_endian(self, start: Offsets) -> NDArray[np.int64]:
@@ -126,8 +126,8 @@ class Cursor:
             return ""
 
     def require(self, rows: Rows, count: Offsets) -> None:
-        """So many parts, of a byte each at least, are still to come."""
-        if (wrong := count > self.end[rows] - self.pos[rows]).any():
+        """So many parts are still to come, of a byte each but for a few that are empty."""
+        if (wrong := count > self.end[rows] - self.pos[rows] + EMPTY_MAX).any():
             self.refuse(rows[wrong], f"{self.at} has more parts than the message has bytes")
 
     def skip_varints(self, rows: Rows, count: Offsets) -> None:

@@ -54,5 +54,5 @@ def refuse(source: KafkaSource[Any], problems: list[Problem]) -> None:
     absent = Layout.of(source.schema).absent
     for text, name in problems:
         if name is None or name not in absent:
-            hint = ", or time=None if the time of the record counts" if name == source.time else ""
+            hint = ", or time=None if the time of the record counts" if name and name == source.time else ""
             raise ConfigError(f"stream {source.stream}: {text}: correct fields=, key= or time={hint}")

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError
 
@@ -74,7 +73,7 @@ class _Column:
             return self._names(values, rows, faults)
         column = pa.array(values, _INTEGERS.get(self.last.cpp_type))
         if column.type == pa.uint64() and self.field.type != pa.float64():
-            for at in np.flatnonzero(pc.greater(column, _INT64_MAX).fill_null(False).to_numpy(zero_copy_only=False)):
+            for at in np.flatnonzero(column.fill_null(0).to_numpy() > _INT64_MAX):
                 faults.one(int(rows[at]), "type", f"{self.field.path} is {values[at]}: at most {_INT64_MAX} fits")
             column = column.cast(pa.int64(), safe=False)
         return column
