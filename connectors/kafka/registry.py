@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +59,8 @@ class Client:
         if registry.token is not None:
             headers["Authorization"] = f"Bearer {registry.token.read(secrets_dir)}"
         if registry.username is not None and registry.password is not None:
-            account = f"{registry.username}:{registry.password.read(secrets_dir)}"
-            headers |= urllib3.make_headers(basic_auth=account)
+            account = f"{registry.username}:{registry.password.read(secrets_dir)}".encode()
+            headers["Authorization"] = f"Basic {base64.b64encode(account).decode()}"
         if not all(value.isprintable() for value in headers.values()):
             raise ConfigError("kafka registry: the secret token= has characters that no header can have")
         trusted = _trusted(registry, secrets_dir) if self._url.startswith("https:") else None
