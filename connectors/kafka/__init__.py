@@ -20,7 +20,7 @@ from pipelines.schema import Schema
 from pipelines.topics import named_after
 from pipelines.units import duration_ns
 
-__all__ = ["Avro", "KafkaSource", "Protobuf", "Registry", "source"]
+__all__ = ["Avro", "KafkaSource", "Payload", "Protobuf", "Registry", "source"]
 S = TypeVar("S", bound=Schema)
 Payload = Literal["json"] | Avro | Protobuf
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
