@@ -78,7 +78,7 @@ class AvroReadings:
         given = messages(payloads, faults, framed=self._framed)
         good = np.flatnonzero(~faults.bad)
         ids = given.ids[good]
-        cursor = Cursor(given.data, given.start, given.end, faults)
+        cursor = Cursor(given.data, given.start, given.end, faults, reason="not_avro")
         for number, reader in self._schemas.get(np.unique(ids).tolist()).items():
             rows = good[ids == number]
             if isinstance(reader, BadData):

@@ -247,9 +247,7 @@ def _symbols(count: int) -> Callable[[Cursor, Rows], Array]:
 
 def _fixed(size: int) -> Callable[[Cursor, Rows], tuple[Offsets, Offsets]]:
     def read(cursor: Cursor, rows: Rows) -> tuple[Offsets, Offsets]:
-        start = cursor.pos[rows]
-        cursor.advance(rows, size)
-        return start, np.where(cursor.faults.bad[rows], 0, size)
+        return cursor.span(rows, np.full(len(rows), size))
 
     return read
 

@@ -1,4 +1,4 @@
-"""Where each of many messages of Avro has been read to: numbers and lengths are read from all of them at once. Pure.
+"""Where each of many messages has been read to: numbers and lengths are read from all of them at once. Pure.
 
 There is no object for a message, and no step of Python for one: a varint is read from all messages by a dozen operations on
 columns. A message that turns out broken is parked on zeros behind the data, which read as empty values.
@@ -28,12 +28,18 @@ _JOINS = (
 _ONE = np.uint64(1)
 
 
+def zigzag(value: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """0, -1, 1, -2 … of 0, 1, 2, 3 …"""
+    return (value >> _ONE).view(np.int64) ^ -(value & _ONE).view(np.int64)
+
+
 class Cursor:
     """Reads messages `data[pos[i]:end[i]]`, those numbered in `rows` at each call; what is broken becomes a fault."""
 
-    def __init__(self, data: Bytes, start: Offsets, end: Offsets, faults: Faults) -> None:
-        """`data` has `PADDING` zeros behind the last message."""
+    def __init__(self, data: Bytes, start: Offsets, end: Offsets, faults: Faults, *, reason: str) -> None:
+        """`data` has `PADDING` zeros behind the last message; `reason`: of the faults."""
         self.data, self.pos, self.end, self.faults = data, start.copy(), end.copy(), faults
+        self._reason = reason
         self.at, self.depth = "", 0  # path of the field that is being read, for faults; of what lies within itself
         self._words = np.ndarray(len(data) - 7, "<u8", data, strides=(1,))  # the 8 bytes from each byte on
         self._parked = len(data) - PADDING
@@ -53,7 +59,7 @@ class Cursor:
         """These messages are broken."""
         self.pos[rows] = self.end[rows] = self._parked
         for row in rows[~self.faults.bad[rows]].tolist():
-            self.faults.one(row, "not_avro", f"the message is not what its schema says: {text}")
+            self.faults.one(row, self._reason, f"the message is not what its schema says: {text}")
 
     def finish(self, rows: Rows) -> None:
         """These messages have been read: nothing of them may be left."""
@@ -70,8 +76,8 @@ class Cursor:
         self.advance(rows, 1)
         return values
 
-    def longs(self, rows: Rows) -> NDArray[np.int64]:
-        """A varint, zigzag: Avro's int and long."""
+    def varints(self, rows: Rows) -> NDArray[np.uint64]:
+        """A varint, of 1 to 10 bytes."""
         word = self.words(rows)
         stop = ~word & _MORE
         low = stop & (~stop + _ONE)  # the highest bit of the last byte
@@ -83,7 +89,11 @@ class Cursor:
         if (long := stop == 0).any():
             self._ninth(rows[long], long, value, size)
         self.advance(rows, size)
-        return (value >> _ONE).view(np.int64) ^ -(value & _ONE).view(np.int64)
+        return value
+
+    def longs(self, rows: Rows) -> NDArray[np.int64]:
+        """A varint that stands for a signed number: Avro's int and long."""
+        return zigzag(self.varints(rows))
 
     def _ninth(self, rows: Rows, of: Array, value: NDArray[np.uint64], size: Offsets) -> None:
         """Bytes 9 and 10 of the longest varints."""
@@ -96,7 +106,10 @@ class Cursor:
 
     def spans(self, rows: Rows) -> tuple[Offsets, Offsets]:
         """Start and size of bytes or a string, and go on behind them."""
-        size = self.longs(rows)
+        return self.span(rows, self.longs(rows))
+
+    def span(self, rows: Rows, size: Offsets) -> tuple[Offsets, Offsets]:
+        """The same, of known size."""
         start = self.pos[rows]
         self.advance(rows, size)
         broken = self.faults.bad[rows]

@@ -1,5 +1,6 @@
-"""Messages of Protobuf -> columns. google.protobuf (upb) parses each into one object that all share; what is wanted is taken
-from it before the next. No compiler is needed: registries give descriptors, and files hold them.
+"""Messages of Protobuf -> columns. google.protobuf understands descriptors; messages are read by `protobuf_reader`.
+
+No compiler is needed: registries give descriptors, and files hold them.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
-from google.protobuf.message_factory import GetMessageClass
 
 from connectors.columns import Faults, Layout, Raw
 from connectors.kafka import KafkaSource, Protobuf, wanted
 from connectors.kafka.codec import Codec
+from connectors.kafka.cursor import Cursor
 from connectors.kafka.files import read, refuse
 from connectors.kafka.framing import Indexes, messages, split_indexes
 from connectors.kafka.protobuf_reader import Reader
@@ -86,7 +87,7 @@ def _pool(files: Iterable[tuple[str, FileDescriptorProto]]) -> DescriptorPool:
 
 
 def _reader(of: Descriptor, want: wanted.Place, where: str) -> Reader:
-    return Reader(GetMessageClass(of), of, want, f"{of.full_name} in {where}")
+    return Reader(of, want, f"{of.full_name} in {where}")
 
 
 class _OneType:
@@ -146,13 +147,14 @@ class ProtobufReadings:
         found = wanted.Found(len(payloads), faults)
         given = messages(payloads, faults, framed=self._framed)
         of = split_indexes(given, faults) if self._framed else {(): np.flatnonzero(~faults.bad)}
+        cursor = Cursor(given.data, given.start, given.end, faults, reason="not_protobuf")
         ids = np.unique(given.ids[np.concatenate([*of.values(), np.zeros(0, np.int64)]).astype(np.int64)])
         for number, types in self._schemas.get(ids.tolist()).items():
             for which, rows in of.items():
                 mine = rows[given.ids[rows] == number]
                 reader = types if isinstance(types, BadData) else types.reader(which)
                 if not isinstance(reader, BadData):
-                    reader.read(given.bodies(mine), mine, found, faults)
+                    reader.read(cursor, found, mine)
                     continue
                 for row in mine.tolist():
                     faults.one(row, reader.reason, str(reader))

@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2, wrappers_pb2
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto as F
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,7 +42,10 @@ def _field(message: Any, name: str, kind: int, number: int, **more: Any) -> None
 
 
 def _fill(message: Any, package: str = "plant") -> None:
-    """A field of each kind, and with `o_` before its name one that may be absent."""
+    """A field of each kind, and with `o_` before its name one that may be absent; and two of which one is there at most."""
+    message.oneof_decl.add(name="one")
+    _field(message, "one_d", F.TYPE_DOUBLE, 201, oneof_index=0)
+    _field(message, "one_s", F.TYPE_STRING, 202, oneof_index=0)
     for number, (name, (kind, _, _)) in enumerate(_KINDS.items(), 1):
         more = {"type_name": f".{package}.State"} if kind == F.TYPE_ENUM else {}
         _field(message, name, kind, number, **more)
@@ -94,40 +98,73 @@ def codec(folder: Path, *, message: str = "plant.Meter", framed: bool = False, *
 readings = st.fixed_dictionaries(
     {name: values for name, (_, values, _) in _KINDS.items()},
     optional={f"o_{name}": values for name, (_, values, _) in _KINDS.items()},
-)
-
-
-@given(
-    messages=st.lists(st.none() | readings, min_size=1, max_size=6),
-    chosen=st.tuples(*(st.sampled_from([n for n, k in _KINDS.items() if k[2] == column]) for column in COLUMNS)),
-    optional=st.booleans(),
-)
-@settings(max_examples=60, deadline=None)
-def test_what_protobuf_writes_is_what_comes_out(
-    tmp_path_factory: pytest.TempPathFactory,
-    messages: list[dict[str, Any] | None],
-    chosen: Sequence[str],
-    optional: bool,
-) -> None:
-    names = {kind: f"o_{name}" if optional else name for kind, name in zip(COLUMNS, chosen, strict=True)}
-    fields = {COLUMNS[kind]: f"reading.{name}" for kind, name in names.items()}
-    payloads = [Meter(device=f"d{i}", **({} if m is None else {"reading": m})) for i, m in enumerate(messages)]
-    rows, dead = decoded(
-        codec(tmp_path_factory.getbasetemp(), fields=fields), [p.SerializeToString() for p in payloads]
+) | st.fixed_dictionaries({}, optional={"one_d": st.floats(width=32, allow_nan=False), "one_s": st.text(max_size=3)})
+chosen = st.tuples(
+    *(
+        st.sampled_from([p + n for n, k in _KINDS.items() if k[2] == column for p in ("", "o_")] + more)
+        for column, more in zip(COLUMNS, (["one_d"], [], [], ["one_s"]), strict=True)
     )
-    assert not dead
-    assert rows == [(f"d{i}", TAKEN_MS, *expected(m, names)) for i, m in enumerate(messages)]
+)
+parts = st.lists(st.none() | readings, min_size=1, max_size=3)
 
 
-def expected(message: dict[str, Any] | None, names: dict[str, str]) -> list[Any]:
-    """Absent where the message, or the field within it, is."""
+def joined(device: str, parts: Sequence[dict[str, Any] | None]) -> bytes:
+    """Messages one behind the other, which are one message: fields of the later ones count, inner ones are merged."""
+    return b"".join(
+        Meter(device=device, series=[1.0], **({} if m is None else {"reading": m})).SerializeToString() for m in parts
+    )
+
+
+@given(messages=st.lists(parts, min_size=1, max_size=6), names=chosen)
+@settings(max_examples=60, deadline=None)
+def test_what_protobuf_reads_is_what_comes_out(
+    tmp_path_factory: pytest.TempPathFactory, messages: list[list[dict[str, Any] | None]], names: Sequence[str]
+) -> None:
+    fields = dict(zip(COLUMNS.values(), (f"reading.{name}" for name in names), strict=True))
+    payloads = [joined(f"d{i}", parts) for i, parts in enumerate(messages)]
+    rows, dead = decoded(codec(tmp_path_factory.getbasetemp(), fields=fields), payloads)
+    expect = [(f"d{i}", TAKEN_MS, *expected(Meter.FromString(p), names)) for i, p in enumerate(payloads)]
+    infinite = [i for i, row in enumerate(expect) if abs(row[2]) == float("inf")]
+    assert rows == [row for i, row in enumerate(expect) if i not in infinite]
+    assert [d.origin for d in dead] == [f"t[0]@{i}" for i in infinite]
+
+
+def expected(message: Any, names: Sequence[str]) -> list[Any]:
+    """Absent where the message, or a field within it that can be, is."""
     row = []
-    for kind, name in names.items():
-        value = None if message is None else message.get(name)
+    for kind, name in zip(COLUMNS, names, strict=True):
+        known = message.HasField("reading") and (not name.startswith("o") or message.reading.HasField(name))
+        value = getattr(message.reading, name) if known else None
         if name.endswith("state") and value is not None:
-            value = {0: "OFF", 1: "ON", 5: "FAULT"}[value]
+            value = {0: "OFF", 1: "ON", 5: "FAULT"}.get(value)
         row.append(ABSENT[kind] if value is None else float(value) if kind == "float" else value)
     return row
+
+
+@given(messages=st.lists(parts, min_size=1, max_size=4), names=chosen, data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_broken_message_ends_alone(
+    tmp_path_factory: pytest.TempPathFactory, messages: list[Any], names: Sequence[str], data: st.DataObject
+) -> None:
+    payloads = [bytearray(joined(f"d{i}", parts)) for i, parts in enumerate(messages)]
+    for payload in data.draw(st.lists(st.sampled_from(payloads), max_size=4)):
+        place = data.draw(st.integers(0, len(payload)))
+        payload[place : place + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    fields = dict(zip(COLUMNS.values(), (f"reading.{name}" for name in names), strict=True))
+    reading = codec(tmp_path_factory.getbasetemp(), fields=fields)
+    whole = [bytes(p) for p in payloads]
+    rows, dead = decoded(reading, whole)
+    alone = [decoded(reading, [p]) for p in whole]
+    assert rows == [row for some, _ in alone for row in some]
+    assert [d.message.partition(": ")[2] for d in dead] == [
+        d.message.partition(": ")[2] for _, some in alone for d in some
+    ]
+    for payload, (found, _) in zip(whole, alone, strict=True):
+        try:
+            message = Meter.FromString(payload)
+        except DecodeError:
+            continue  # it reads all; we what is wanted
+        assert not found or found == [(message.device, TAKEN_MS, *expected(message, names))]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +197,7 @@ def test_a_message_that_is_no_reading_is_a_dead_letter_and_says_why(tmp_path: Pa
     rows, dead = decoded(reading, [good, *bad, good])
     assert [r[3] for r in rows] == [3, 3]
     assert dead[0].reason == "not_protobuf"
-    assert dead[0].message.startswith("t[0]@1: the message is no plant.Meter in m.binpb: ")
+    assert dead[0].message.endswith("is not what its schema says: it ends within the number of a field")
     assert [(d.reason, d.message) for d in dead[1:]] == [
         ("key", "t[0]@2: the device is empty"),
         ("type", f"t[0]@3: reading.u64 is {2**63}: at most {2**63 - 1} fits"),
