@@ -232,7 +232,8 @@ def _booleans(cursor: Cursor, rows: Rows) -> Array:
     values = cursor.bytes(rows)
     if (wrong := values > 1).any():
         cursor.refuse(rows[wrong], f"{cursor.at} is neither true nor false")
-    return values == 1
+    true: Array = values == 1
+    return true
 
 
 def _symbols(count: int) -> Callable[[Cursor, Rows], Array]:

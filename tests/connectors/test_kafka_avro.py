@@ -27,7 +27,7 @@ from pipelines.ports import Surroundings
 from tests.runtime.test_inbox import Record
 
 TAKEN_MS = 1_700_000_000_000
-ABSENT = {"float": -1e300, "int": -(2**60), "bool": False, "text": "absent"}
+ABSENT: dict[str, Any] = {"float": -1e300, "int": -(2**60), "bool": False, "text": "absent"}
 
 
 class Any4(Schema):
@@ -175,7 +175,7 @@ def test_what_fastavro_writes_is_what_comes_out(
     schema, chosen, messages = program
     payloads = [written(schema, m) for m in messages]
     parsed = fastavro.parse_schema(schema)
-    seen = [fastavro.schemaless_reader(io.BytesIO(p), parsed, None) for p in payloads]
+    seen: list[Any] = [fastavro.schemaless_reader(io.BytesIO(p), parsed, None) for p in payloads]
     fields = {COLUMNS[kind]: chosen.get(kind, f"device.{kind}") for kind in COLUMNS}
     reading = codec_of(tmp_path_factory, schema, {c: p for c, p in fields.items() if not p.startswith("device.")})
     rows, dead = decoded(reading, payloads)
@@ -256,7 +256,7 @@ SKIPPED = {
 
 def test_what_nobody_wants_is_skipped_whatever_it_is(tmp_path: Path) -> None:
     schema = record("M", device="string", **SKIPPED, number="double")
-    tree = None
+    tree: Any = None
     for value in range(60):
         tree = {"value": value, "next": tree}
     rows = [

@@ -47,7 +47,7 @@ def _fill(message: Any, package: str = "plant") -> None:
     _field(message, "one_d", F.TYPE_DOUBLE, 201, oneof_index=0)
     _field(message, "one_s", F.TYPE_STRING, 202, oneof_index=0)
     for number, (name, (kind, _, _)) in enumerate(_KINDS.items(), 1):
-        more = {"type_name": f".{package}.State"} if kind == F.TYPE_ENUM else {}
+        more: dict[str, Any] = {"type_name": f".{package}.State"} if kind == F.TYPE_ENUM else {}
         _field(message, name, kind, number, **more)
         message.oneof_decl.add(name=f"_o_{name}")
         more |= {"proto3_optional": True, "oneof_index": len(message.oneof_decl) - 1}
@@ -159,9 +159,9 @@ def test_a_broken_message_ends_alone(
     assert [d.message.partition(": ")[2] for d in dead] == [
         d.message.partition(": ")[2] for _, some in alone for d in some
     ]
-    for payload, (found, _) in zip(whole, alone, strict=True):
+    for sent, (found, _) in zip(whole, alone, strict=True):
         try:
-            message = Meter.FromString(payload)
+            message = Meter.FromString(sent)
         except DecodeError:
             continue  # it reads all; we what is wanted
         assert not found or found == [(message.device, TAKEN_MS, *expected(message, names))]

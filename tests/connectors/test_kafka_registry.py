@@ -36,9 +36,9 @@ def framed(number: int, body: bytes, indexes: bytes = b"") -> bytes:
 
 
 def codec(kind: type[kafka.Avro] | type[kafka.Protobuf], url: str, **options: Any) -> Codec:
-    module = avro if kind is kafka.Avro else protobuf
+    make = avro.decoder if kind is kafka.Avro else protobuf.decoder
     payload = kind(registry=kafka.Registry(url=url))
-    return module.decoder(kafka.source(Any4, topic="t", payload=payload, **({"time": None} | options)), Surroundings())
+    return make(kafka.source(Any4, topic="t", payload=payload, **({"time": None} | options)), Surroundings())
 
 
 async def fetched(codec: Codec, payloads: Sequence[bytes]) -> tuple[list[tuple[Any, ...]], list[DeadLetter]]:
@@ -239,7 +239,12 @@ async def test_descriptors_are_asked_for_in_base64() -> None:
     text = base64.b64encode(meter_file().SerializeToString()).decode()
     answer = json.dumps({"schemaType": "PROTOBUF", "schema": text, "references": None}).encode()
     paths: list[str] = []
-    with answering(lambda path, headers: (paths.append(path), (200, answer))[1]) as url:
+
+    def noted(path: str, headers: dict[str, str]) -> tuple[int, bytes]:
+        paths.append(path)
+        return 200, answer
+
+    with answering(noted) as url:
         body = Meter(device="d").SerializeToString()
         rows, dead = await fetched(codec(kafka.Protobuf, url), [framed(7, body, b"\x02\x02")])
     assert ([r[0] for r in rows], dead, paths) == (["d"], [], ["/schemas/ids/7?format=serialized"])
@@ -274,10 +279,14 @@ async def test_the_account_and_the_authority_are_used(tmp_path: Path) -> None:
     for name, content in (("ca", certificate), ("word", b"p\xc3\xa4ss\n"), ("token", b"t0k\n"), ("bad", b"none")):
         (tmp_path / name).write_bytes(content)
     seen: list[str | None] = []
-    with answering(
-        lambda path, headers: (seen.append(headers.get("Authorization")), (200, GOOD))[1], tls=tmp_path / "pair.pem"
-    ) as url:
-        for account in ({"username": "u", "password": secret("word")}, {"token": secret("token")}, {}):
+
+    def noted(path: str, headers: dict[str, str]) -> tuple[int, bytes]:
+        seen.append(headers.get("Authorization"))
+        return 200, GOOD
+
+    with answering(noted, tls=tmp_path / "pair.pem") as url:
+        accounts: list[dict[str, Any]] = [{"username": "u", "password": secret("word")}, {"token": secret("token")}, {}]
+        for account in accounts:
             registry = kafka.Registry(url=url, ca=secret("ca"), **account)
             assert Client(registry, "AVRO", tmp_path).schema(7).text == json.dumps(METER)
         with pytest.raises(Unavailable, match=r"does not answer: .*certificate verify failed"):
