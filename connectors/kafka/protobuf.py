@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from google.protobuf import duration_pb2, timestamp_pb2, wrappers_pb2
+from google.protobuf import any_pb2, duration_pb2, empty_pb2, field_mask_pb2, struct_pb2, timestamp_pb2, wrappers_pb2
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -30,7 +30,8 @@ from pipelines.batch import Times
 from pipelines.errors import BadData, ConfigError
 from pipelines.ports import Surroundings
 
-_KNOWN = (duration_pb2, timestamp_pb2, wrappers_pb2)  # come with every compiler, so nobody registers them
+# They come with every compiler, so nobody registers them.
+_KNOWN = (any_pb2, duration_pb2, empty_pb2, field_mask_pb2, struct_pb2, timestamp_pb2, wrappers_pb2)
 
 
 class Types(Protocol):

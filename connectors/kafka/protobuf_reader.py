@@ -105,7 +105,7 @@ class Reader:
             node: _Values(
                 np.zeros(count, np.bool_),
                 np.zeros(count, _DTYPES.get(node.of.type, "i8") if node.of else "i8"),
-                np.zeros(count if node.of and node.of.type == D.TYPE_STRING else 0, np.int64),
+                np.zeros(count if node.of and _wire(node.of) == SIZED else 0, np.int64),
             )
             for node in self._root.all()
         }
@@ -224,7 +224,7 @@ class Reader:
     # descriptors to nodes
 
     def _message(self, node: _Node, descriptor: Descriptor, want: Place) -> _Node:
-        oneofs: dict[str, list[_Node]] = {}
+        oneofs: dict[str, FieldDescriptor] = {}
         for name, place in want.inside.items():
             of = descriptor.fields_by_name.get(name)
             if of is None:
@@ -235,11 +235,11 @@ class Reader:
             elif of.is_repeated:
                 self._complain(place.all(), "repeated")
             else:
-                made = self._part(of, place)
-                node.inside[of.number << 3 | _wire(of)] = made
+                node.inside[_tag(of)] = self._part(of, place)
                 if of.containing_oneof is not None:
-                    oneofs.setdefault(of.containing_oneof.name, []).append(made)
-        for rivals in oneofs.values():
+                    oneofs[of.containing_oneof.name] = of.containing_oneof
+        for oneof in oneofs.values():  # each of its fields ends the others, wanted or not
+            rivals = [node.inside.setdefault(_tag(of), _Node(of, optional=True)) for of in oneof.fields]
             for one in rivals:
                 one.rivals = [other for other in rivals if other is not one]
         return node
@@ -263,6 +263,11 @@ class Reader:
 
     def _complain(self, fields: Iterable[Field], found: str) -> None:
         self.problems += [(f.problem(found, self._where), None) for f in fields]
+
+
+def _tag(of: FieldDescriptor) -> int:
+    number: int = of.number
+    return number << 3 | _wire(of)
 
 
 def _wire(of: FieldDescriptor) -> int:

@@ -111,7 +111,8 @@ class Client:
             )
         if status == 404 and 40401 <= _parsed(content, _Refusal, url).error_code <= 40499:
             raise BadData(f"the schema registry {self._url} does not know {what}", reason="unknown_schema")
-        raise Unavailable(f"the schema registry does not give {what}: {url} answers {status} {shown(content)}")
+        cure = "; if it has no descriptors to give, write file= and framed=True" if self._kind == "PROTOBUF" else ""
+        raise Unavailable(f"the schema registry does not give {what}: {url} answers {status} {shown(content)}{cure}")
 
 
 def _parsed(content: bytes, kind: type[A], url: str) -> A:
