@@ -68,3 +68,7 @@ class SchemaRegistry(Part):
         with urllib3.request("POST", url, body=body, headers=headers, preload_content=False) as answer:
             number: int = json.load(answer)["id"]
         return number
+
+
+if __name__ == "__main__":
+    fetched()

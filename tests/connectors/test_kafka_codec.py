@@ -18,6 +18,7 @@ from pipelines.batch import TIME_MIN, WINDOW_START
 from pipelines.errors import PlanError
 from pipelines.ports import Surroundings
 from pipelines.task import Emitted, Task
+from tests.connectors.options_table import PAGE, check
 from tests.core.programs import Shelf
 from tests.runtime.test_inbox import Record
 
@@ -112,6 +113,19 @@ def results(all_records: list[Record], cuts: set[int], disorder: int) -> dict[st
 def test_a_mistake_is_explained(options: dict[str, Any], says: str) -> None:
     with pytest.raises(PlanError, match=says):
         kafka.source(Flow, **options)
+
+
+@pytest.mark.parametrize("name", ["source", "Registry", "Protobuf"])
+def test_the_page_says_what_the_function_takes(name: str) -> None:
+    check(f"kafka.{name}", getattr(kafka, name), PAGE.parent / "connectors" / "kafka.md")
+
+
+def test_fields_may_lie_deeper() -> None:
+    read = kafka.source(Flow, topic="raw", key="at.pipe", time=None, fields={Flow.litres: "of.litres"})
+    (frame,), dead = json_of(read).frames(
+        [Record("raw", 0, BEGIN * 1000, b'{"at": {"pipe": "a"}, "of": {"litres": 2}}')]
+    )
+    assert (frame.batch.keys, frame.batch[Flow.litres].tolist(), dead) == (["a"], [2.0], [])
 
 
 def test_readings_go_to_a_sink_through_a_topic_of_the_pipeline() -> None:

@@ -9,9 +9,13 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
+
 from connectors import kafka as foreign
 from containers.embedded import EmbeddedKafka
 from pipelines import Pipeline, tumbling
+from pipelines.errors import Unavailable
+from pipelines.runtime.job import Job
 from pipelines.runtime.serve import Health
 from tests.bed import free_port, until
 from tests.bed.topics import create_topic
@@ -21,6 +25,7 @@ from tests.core.programs import Shelf
 from tests.runtime.plant import Reading, Tens
 from tests.runtime.site import Rows, Site, story, truth
 from tests.runtime.test_foreign import BEGIN_S, send
+from tests.runtime.test_inbox import Record
 
 FIRST = record("Reading", device="string", time="long", x="double")
 SECOND = record("Reading", note=["null", "string"], x=["null", "float", "double"], time="long", device="string")
@@ -53,8 +58,10 @@ async def test_nothing_is_lost_while_the_registry_is_away(kafka: EmbeddedKafka, 
     frames = story(30, start=BEGIN_S)
     early, late = messages(1, FIRST, frames[:15]), messages(2, SECOND, frames[15:])
     end = messages(2, SECOND, [[("end", BEGIN_S + 100, 0.0)]])
+    await send(kafka.bootstrap, topic, early)
+    async with site.running():
+        pass  # one that is stopped while it waits
     async with site.running(health=health):
-        await send(kafka.bootstrap, topic, early)
         await until(lambda: not health.conditions["schemas"], what="the worker to say that it lacks a schema")
         assert not await site.windows()
         with answering(answer, port):
@@ -65,6 +72,16 @@ async def test_nothing_is_lost_while_the_registry_is_away(kafka: EmbeddedKafka, 
     assert [asked.count(number) for number in (1, 2, 9)] == [1, 1, 2]
     (letters,) = (await site.log(f"{unique}.dead")).values()
     assert [dict(r.headers)["reason"] for r in letters] == [b"unknown_schema", b"not_framed"]
-    with answering(answer, port):
-        restored = await site.recover()
-        assert restored.offsets == {topic: len(early) + len(late) + len(end) + 2}
+    assert (await site.recover()).offsets == {topic: len(early) + len(late) + len(end) + 2}
+
+
+async def test_a_replay_needs_the_schemas_too() -> None:
+    port = free_port()
+    job = Job(program("raw", f"http://127.0.0.1:{port}").plan(), "hall", "", 1)
+    records = [Record("raw", i, BEGIN_S * 10**6, m) for i, m in enumerate(messages(1, FIRST, story(2, start=BEGIN_S)))]
+    with pytest.raises(Unavailable, match="the schema registry does not answer"):
+        await job.read_all("raw", records)
+    answer = json.dumps({"schema": json.dumps(FIRST)}).encode()
+    with answering(lambda path, headers: (200, answer), port):
+        (frame,) = await job.read_all("raw", records)
+    assert len(frame.batch) == 6
