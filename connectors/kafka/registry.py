@@ -64,7 +64,9 @@ class Client:
         if not all(value.isprintable() for value in headers.values()):
             raise ConfigError("kafka registry: the secret token= has characters that no header can have")
         trusted = _trusted(registry, secrets_dir) if self._url.startswith("https:") else None
-        self._http = urllib3.PoolManager(headers=headers, timeout=TIMEOUT_S, retries=False, ssl_context=trusted)
+        self._http = urllib3.PoolManager(
+            headers=headers, timeout=TIMEOUT_S, retries=False, ssl_context=trusted
+        )  # follows nobody elsewhere
 
     def schema(self, number: int) -> Registered:
         """The schema with that id.
@@ -99,7 +101,7 @@ class Client:
         url = self._url + path
         query = {"format": "serialized"} if self._kind == "PROTOBUF" else {}
         try:
-            with self._http.request("GET", url, fields=query, redirect=False, preload_content=False) as response:
+            with self._http.request("GET", url, fields=query, preload_content=False) as response:
                 status, content = response.status, response.read(ANSWER_BYTES_MAX + 1)
         except (urllib3.exceptions.HTTPError, OSError) as e:
             raise Unavailable(f"the schema registry does not answer: {url}: {_short(e)}") from e

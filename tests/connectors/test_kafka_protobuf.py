@@ -205,6 +205,14 @@ def test_a_message_that_is_no_reading_is_a_dead_letter_and_says_why(tmp_path: Pa
     ]
 
 
+def test_numbers_of_32_bits_are_cut_as_the_library_does(tmp_path: Path) -> None:
+    body = b"\x18\xff\xff\xff\xff\x1f"  # i32, more than 32 bits of ones
+    payload = Meter(device="d").SerializeToString() + b"\x12" + bytes([len(body)]) + body
+    rows, dead = decoded(codec(tmp_path, fields={Any4.whole: "reading.i32"}), [payload])
+    assert Meter.FromString(payload).reading.i32 == -1
+    assert ([r[3] for r in rows], dead) == ([-1], [])
+
+
 def test_frames_of_a_file_are_taken_off(tmp_path: Path) -> None:
     reading = codec(tmp_path, message="plant.Meter.Inner", framed=True)
     body = Inner(device="d", number=2.5).SerializeToString()

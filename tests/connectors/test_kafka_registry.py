@@ -226,13 +226,16 @@ def serialized(file: FileDescriptorProto, *references: tuple[str, str]) -> bytes
 
 async def test_protobuf_of_a_registry_needs_no_compiler() -> None:
     meter, reading = meter_file(), FileDescriptorProto(name="default", package="plant", syntax="proto3")
-    reading.enum_type.extend(meter.enum_type)
+    state = FileDescriptorProto(name="default", package="plant", syntax="proto3")
+    state.enum_type.extend(meter.enum_type)
+    reading.dependency.append("plant/state.proto")
     reading.message_type.append(meter.message_type.pop(0))
     meter.ClearField("enum_type")
     meter.dependency.append("plant/reading.proto")
     answers = {
         "/schemas/ids/7?format=serialized": serialized(meter, ("plant/reading.proto", "a/b")),
-        "/subjects/a%2Fb/versions/3?format=serialized": serialized(reading),
+        "/subjects/a%2Fb/versions/3?format=serialized": serialized(reading, ("plant/state.proto", "c")),
+        "/subjects/c/versions/3?format=serialized": serialized(state),
     }
     fields = {Any4.number: "reading.d", Any4.word: "reading.state"}
     body = Meter(device="d", reading={"d": 2.5, "state": 5}, at={"seconds": TAKEN_MS // 1000 - 1}).SerializeToString()
