@@ -109,13 +109,8 @@ class _File:
         self._readers: dict[Indexes, Reader | BadData] = {}
         texts = [*registered.references, ("", registered.text)]
         try:
-            files = [(name, FileDescriptorProto.FromString(base64.b64decode(t, validate=True))) for name, t in texts]
+            files = [(name, FileDescriptorProto.FromString(base64.b64decode(t))) for name, t in texts]
             self._file = _pool(files).FindFileByName("")
-        except ValueError as e:  # a text, as registries give it that do not know format=serialized
-            raise BadData(
-                f"the registry does not give {where} as descriptors: write file= with the output of protoc, and framed=True",
-                reason="schema_unusable",
-            ) from e
         except (DecodeError, TypeError, KeyError) as e:
             raise BadData(f"{where} is no file of Protobuf: {e}", reason="schema_unusable") from e
 

@@ -21,6 +21,7 @@ Kind = Literal["AVRO", "PROTOBUF"]
 TIMEOUT_S = 10.0  # of one answer
 ANSWER_BYTES_MAX = 4 * 2**20
 REFERENCES_MAX = 100  # of a schema, and of those that it refers to
+_FILE = "write file= with the output of protoc, and framed=True"
 _ACCEPT = "application/vnd.schemaregistry.v1+json, application/json"
 
 
@@ -93,8 +94,8 @@ class Client:
             place = f"/subjects/{quote(r.subject, safe='')}/versions/{r.version}"
             found[r.name] = ""  # schemas cannot refer to each other in a circle, but an answer could
             referred = self._get(place, f"{r.subject}, version {r.version}, to which schema {number} refers")
-            del found[r.name]
             self._follow(referred, found, number)
+            del found[r.name]  # behind those that it refers to
             found[r.name] = referred.schema
 
     def _get(self, path: str, what: str) -> _Answer:
@@ -106,14 +107,19 @@ class Client:
         except (urllib3.exceptions.HTTPError, OSError) as e:
             raise Unavailable(f"the schema registry does not answer: {url}: {_short(e)}") from e
         if status == 200 and len(content) <= ANSWER_BYTES_MAX:
-            return _parsed(content, _Answer, url)
+            answer = _parsed(content, _Answer, url)
+            if answer.schemaType == "PROTOBUF" == self._kind and not _is_base64(answer.schema):
+                raise Unavailable(
+                    f"the schema registry does not give descriptors: {url} answers {shown(content)}; {_FILE}"
+                )
+            return answer
         if status in (401, 403):
             raise Unavailable(
                 f"the schema registry lets nobody in with this account ({status}): {url}: mend its secret"
             )
         if status == 404 and 40401 <= _parsed(content, _Refusal, url).error_code <= 40499:
             raise BadData(f"the schema registry {self._url} does not know {what}", reason="unknown_schema")
-        cure = "; if it has no descriptors to give, write file= and framed=True" if self._kind == "PROTOBUF" else ""
+        cure = f"; if it has no descriptors to give, {_FILE}" if self._kind == "PROTOBUF" else ""
         raise Unavailable(f"the schema registry does not give {what}: {url} answers {status} {shown(content)}{cure}")
 
 
@@ -124,6 +130,14 @@ def _parsed(content: bytes, kind: type[A], url: str) -> A:
         raise Unavailable(
             f"{url} does not answer as a schema registry does ({shown(content)}): correct the url= of kafka.Registry"
         ) from e
+
+
+def _is_base64(text: str) -> bool:
+    try:
+        base64.b64decode(text, validate=True)
+    except ValueError:
+        return False
+    return True
 
 
 def _short(error: Exception) -> str:
