@@ -12,8 +12,8 @@ from containers.cli_shared import Context, shared, stands_alone
 from containers.desired import check_given, work_for
 from containers.fleet.folder import FleetError
 from containers.fleet.tables import listed
+from containers.schemas import check_files
 from containers.site import SiteFile
-from pipelines import dimensions
 from pipelines.errors import SitestreamError
 from pipelines.load import load
 from pipelines.plan import READ, Plan
@@ -54,7 +54,7 @@ def check(context: Context, file: str | None) -> None:
 
 def _checked(path: str) -> Plan:
     plan = load(path).plan()
-    dimensions.load(plan, dimensions.folder_of(path))
+    check_files(plan, path)
     return plan
 
 

@@ -22,7 +22,7 @@ from connectors.firmware.options import PASSWORD, ROOT_FILE
 from connectors.http import PushSource
 from connectors.replay import FolderSource
 from connectors.secrets import Secret
-from containers import bus, control_port, images, names
+from containers import bus, control_port, images, names, schemas
 from containers.cache import cache_dir
 from containers.commands import File
 from containers.images import Base, Contents
@@ -109,7 +109,7 @@ def check(site: SiteFile, plan: Plan) -> None:
 
     Looks at no secret and no engine.
     """
-    dimensions.load(plan, dimensions.folder_of(site.pipeline))
+    schemas.check_files(plan, site.pipeline)
     for secret in _rules(site).secrets:
         _require_secret(site, "control", secret, f"which {site.site.devices} names")
     check_given(site, plan)
@@ -196,7 +196,10 @@ def _check_listen(site: SiteFile, plan: Plan) -> None:
 
 
 def check_reached(site: SiteFile, plan: Plan) -> None:
-    """`ConfigError` if devices post readings and reach nothing at a site with an engine; a cluster has other ways."""
+    """`ConfigError` if devices post readings and reach nothing, or a schema registry is out of reach, at a site with an engine; a
+    cluster has other ways.
+    """
+    schemas.check_reached(site, plan)
     if site.site.services.collect.listen or site.site.networks.ot:
         return
     for stream in pushed(plan):
@@ -265,7 +268,9 @@ def _desired(
         "container": hash_of((frame, networks)),
     }
     if facts:
-        parts["dimensions"] = hash_of({path: hashlib.sha256(data).hexdigest() for path, data in facts.items()})
+        parts["dimensions"] = _digests(facts)
+    if beside := schemas.files(plan, site.pipeline, service):
+        parts["schemas"] = _digests(beside)
     if certified is not None:
         parts["certificate"] = certificate_of(certified)
     pipeline = "" if profile.lean else f"{plan.pipeline} {plan.fingerprint}"
@@ -286,6 +291,7 @@ def _desired(
         state,
         devices,
         port,
+        tuple(dict.fromkeys(schemas.registries(plan).values())) if service == "process" else (),
     )
 
 
@@ -321,11 +327,16 @@ def contents_of(site: SiteFile, plan: Plan, base: Base, profile: Profile) -> Con
         "process": [s.decoder for s in streams.values() if foreign(s)],
         "control": _rules(site).writers,
     }.get(profile.service, [])
-    return images.contents(profile, site.pipeline, readers, base, _facts(site, plan, profile.service))
+    beside = {**_facts(site, plan, profile.service), **schemas.files(plan, site.pipeline, profile.service)}
+    return images.contents(profile, site.pipeline, readers, base, beside)
 
 
 def _facts(site: SiteFile, plan: Plan, service: str) -> Mapping[str, bytes]:
     return dimensions.files(plan, dimensions.folder_of(site.pipeline)) if service == "process" else {}
+
+
+def _digests(files: Mapping[str, bytes]) -> str:
+    return hash_of({path: hashlib.sha256(data).hexdigest() for path, data in files.items()})
 
 
 def _root(site: SiteFile) -> bytes:

@@ -43,6 +43,10 @@ _CONDITIONS = {  # what services say of themselves that is not so: what it means
         "make room on the disk of the site's machine; see why:  pipeline logs {service}",
     ),
     "restored": ("is still restoring its state", "look again in a minute; then  pipeline logs {service}"),
+    "schemas": (
+        "waits for a schema",
+        "see that the schema registry is up, and its address and account right in the pipeline:  pipeline logs {service}",
+    ),
     "assigned": ("has no partition yet", "look again in a minute; then  pipeline logs {service}"),
     "commands": ("does not hear the command topic yet", "look again in a minute; then  pipeline logs {service}"),
 }

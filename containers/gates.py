@@ -27,6 +27,7 @@ _NOT_YET = {
     "kafka": "waiting for Kafka",
     "assigned": "waiting for its partitions",
     "restored": "restoring state",
+    "schemas": "waiting for a schema",
     "commands": "waiting for the command topic",
     "sources": "waiting for its devices",
     "mqtt": "waiting for its devices",

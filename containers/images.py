@@ -108,7 +108,7 @@ def contents(
     profile: Profile, pipeline: str, readers: Sequence[str], base: Base, facts: Mapping[str, bytes] | None = None
 ) -> Contents:
     """What the image of a service holds. `readers` are 'module:class' of what it loads by name, to read sources or to write to
-    devices; `facts` the files of dimensions by their path below the pipeline's folder.
+    devices; `facts` the files of dimensions and schemas by their path below the pipeline's folder.
 
     `ConfigError` if a package is not installed here, or the pipeline file imports something that no image has.
     """

@@ -53,6 +53,7 @@ def _details(change: Change, wanted: Desired | None, todo: Deployment) -> Iterat
             yield f"{name}: {f'{_show(before[name])} → ' if name in before else ''}{_show(new)}"
     if wanted.port:
         yield f"listens: {wanted.port}, published on the site's machine"
+    yield from (f"asks: the schema registry {url}, on the network {wanted.networks[0]}" for url in wanted.asks)
     if wanted.secrets:
         yield f"secrets: {', '.join(f'{name} {MASK}' for name in wanted.secret_names)}"
 
@@ -97,6 +98,7 @@ def _facts(change: Change, wanted: Desired | None, todo: Deployment) -> dict[str
             "secrets": dict.fromkeys(wanted.secret_names, MASK),
         }
         facts |= {} if wanted.port is None else {"listens": str(wanted.port)}
+        facts |= {"asks": list(wanted.asks)} if wanted.asks else {}
     return facts
 
 

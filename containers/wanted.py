@@ -24,6 +24,7 @@ IMAGE_PARTS = (
     "code",
     "pipeline",
     "dimensions",
+    "schemas",
 )  # those parts that stand in its image
 
 
@@ -46,6 +47,7 @@ class Desired:
     state: Mapping[str, Version]  # of each stateful step, if the service has any
     devices: Devices = field(default_factory=Devices)
     port: Port | None = None
+    asks: tuple[str, ...] = ()  # URLs of schema registries
 
     @property
     def service(self) -> str:

@@ -6,7 +6,9 @@ acts on it does (`connectors.collect`, `connectors.upload`, `connectors.control`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from pipelines.schema import Row, Schema
@@ -50,6 +52,25 @@ class Received(Protocol):
     def value(self) -> bytes | None: ...
     @property
     def headers(self) -> Sequence[tuple[str, bytes]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Where a decoder finds what its source names."""
+
+    folder: Path = Path()  # of the pipeline file
+    secrets_dir: Path = Path("/run/secrets")
+
+
+class Lacking(Exception):
+    """Records cannot be decoded before something has been fetched: await `fetch`, then decode them again.
+
+    Raised by decoders, which do no I/O. `fetch` raises `Unavailable` if it cannot be had now; what it got before that stays.
+    """
+
+    def __init__(self, fetch: Callable[[], Awaitable[None]]) -> None:
+        super().__init__("a schema must be fetched first")
+        self.fetch = fetch
 
 
 class Sink(Protocol):

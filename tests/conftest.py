@@ -24,6 +24,7 @@ from tests.bed.opcua import OpcuaServer
 from tests.bed.prometheus import Prometheus
 from tests.bed.registry import ImageRegistry
 from tests.bed.s3 import S3
+from tests.bed.schema_registry import SchemaRegistry
 
 # Folders whose tests use Docker engines. The longest come first, so that processes side by side end together.
 _WITH_ENGINES = ("containers", "broker", "agent", "fleet", "bus", "privilege", "firmware", "repository")
@@ -106,6 +107,13 @@ def engine() -> Iterator[Engine]:
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImageRegistry]:
     """An image registry without TLS and passwords, also for engines here: `.address`, `.folder`, `.stop()`, `.start()`."""
     with ImageRegistry(tmp_path_factory.mktemp("registry")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def schema_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SchemaRegistry]:
+    """A schema registry: `.url`, `.register(subject, schema)`. It keeps nothing when it is stopped."""
+    with SchemaRegistry(tmp_path_factory.mktemp("schema-registry")) as server:
         yield server
 
 

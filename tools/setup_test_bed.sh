@@ -60,3 +60,4 @@ install_programs
 install_s3_server "$1"
 build_base_image
 "$bin/python" -m containers.fetch
+"$bin/python" -m tests.bed.schema_registry

@@ -10,21 +10,41 @@ import numpy as np
 from connectors import columns
 from connectors.columns import Faults, Layout, Raw
 from connectors.kafka import KafkaSource
+from connectors.kafka.wanted import Readings
 from connectors.payloads import PAYLOAD_BYTES_MAX, Payloads
-from pipelines.batch import TIME_MIN, TIME_NS_MAX, Batch
+from pipelines.batch import TIME_MIN, TIME_NS_MAX, Batch, Times
 from pipelines.dead import DeadLetter
-from pipelines.ports import Received
+from pipelines.ports import Received, Surroundings
 from pipelines.wire import Frame, FrameInfo
 
 ROWS_MAX = 2**15  # of one frame: columns of so many rows stay in a core's cache
 
 
+class Json:
+    """See `wanted.Readings`."""
+
+    def __init__(self, source: KafkaSource[Any]) -> None:
+        self._key = source.key
+        self._payloads = Payloads(
+            Layout.of(source.schema), key=source.key, time=source.time, time_unit=source.time_unit, paths=source.paths
+        )
+
+    def raw(self, payloads: Sequence[bytes], taken: Times, faults: Faults) -> Raw:
+        """See `Readings.raw`."""
+        parsed = self._payloads.parse(payloads, faults)
+        return Raw(parsed[self._key], self._payloads.times(parsed, taken, faults), parsed)
+
+
+def decoder(source: KafkaSource[Any], around: Surroundings) -> Codec:
+    """Of a source of JSON."""
+    return Codec(source, Json(source))
+
+
 class Codec:
     """Decodes the messages of one source."""
 
-    def __init__(self, source: KafkaSource[Any]) -> None:
-        self._source, self._layout = source, Layout.of(source.schema)
-        self._payloads = Payloads(self._layout, key=source.key, time=source.time, time_unit=source.time_unit)
+    def __init__(self, source: KafkaSource[Any], readings: Readings) -> None:
+        self._source, self._readings, self._layout = source, readings, Layout.of(source.schema)
 
     def frames(self, records: Sequence[Received]) -> tuple[list[Frame], list[DeadLetter]]:
         """Frames of records of one partition, in order, and dead letters for those that are no readings."""
@@ -44,8 +64,7 @@ class Codec:
         payloads = [r.value or b"" for r in records]
         taken = np.fromiter((r.timestamp for r in records), np.int64, len(records)) * 10**6
         faults = Faults(len(payloads))
-        parsed = self._payloads.parse(payloads, faults)
-        raw = Raw(parsed[self._source.key], self._payloads.times(parsed, taken, faults), parsed)
+        raw = self._readings.raw(payloads, taken, faults)
         latest_ns = np.where(taken < 0, TIME_NS_MAX, taken + self._source.future_max)  # old producers give no time
         batch = columns.batch(self._layout, raw, faults, latest_ns=latest_ns)
         batch = columns.fill(batch, self._source.schema, taken[~faults.bad])

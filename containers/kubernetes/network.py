@@ -19,6 +19,7 @@ from connectors.mqtt import PORTS
 from containers.desired import pushed, readable
 from containers.kubernetes.scope import Object, Scope
 from containers.profiles import FIRMWARE, METRICS_PORT
+from containers.schemas import PROCESS, registries
 from containers.wanted import Desired
 from pipelines.errors import ConfigError
 from pipelines.plan import Plan
@@ -87,6 +88,8 @@ def _brokers(d: Desired, plan: Plan) -> Iterator[Endpoint]:
     for broker in d.settings.brokers.split(","):
         host, _, port = broker.strip().rpartition(":")
         yield Endpoint(host.strip("[]"), int(port))
+    if d.service == PROCESS:
+        yield from map(_endpoint, registries(plan).values())
 
 
 def _devices(d: Desired, plan: Plan) -> Iterator[Endpoint]:

@@ -14,6 +14,7 @@ from mode import Service
 
 from pipelines import dimensions
 from pipelines.dsl import Pipeline
+from pipelines.ports import Surroundings
 from pipelines.runtime import kafka
 from pipelines.runtime.job import Job
 from pipelines.runtime.runner import CONDITIONS, Runner
@@ -30,18 +31,19 @@ def mount(
     state_bytes_max: int = STATE_BYTES_MAX,
     discard_state: str = "",
     folder: str = ".",
+    secrets_dir: str = "/run/secrets",
 ) -> Health:
     """Let a `faust.App` host a pipeline; what it says of its health. Topics that are missing are created.
 
-    The files of its dimensions are found from `folder`.
+    The files of its dimensions and of schemas are found from `folder`, the secrets of registries in `secrets_dir`.
     An error that is for good, such as `StateError`, crashes the app's worker as an error in an agent's start would.
     """
     plan, health = pipeline.plan(), Health(dict.fromkeys(CONDITIONS, False))
-    facts = dimensions.load(plan, Path(folder))
+    facts, around = dimensions.load(plan, Path(folder)), Surroundings(Path(folder), Path(secrets_dir))
 
     class Hosted(Service):
         async def on_start(self) -> None:
-            job = Job(plan, site, _brokers(app), partitions, state_bytes_max, discard_state, facts)
+            job = Job(plan, site, _brokers(app), partitions, state_bytes_max, discard_state, facts, around)
             await kafka.ensure(job.brokers, plan.topics(site, partitions))
             self._drain = asyncio.Event()
             self._running = asyncio.create_task(self._run(job))

@@ -31,7 +31,8 @@ class Decoder(Protocol):
     def frames(self, records: Sequence[Received]) -> tuple[list[Frame], list[DeadLetter]]:
         """Frames of consecutive records of one partition, and dead letters for those that cannot be used.
 
-        What follows from them must not depend on how records were grouped into calls.
+        What follows from them must not depend on how records were grouped into calls. `Lacking` if something must be fetched
+        first.
         """
         ...
 

@@ -14,7 +14,7 @@ from pipelines.dead import DeadLetter
 from pipelines.errors import ConfigError
 from pipelines.expr import Expr
 from pipelines.plan import SOURCES, Plan, foreign
-from pipelines.ports import Received
+from pipelines.ports import Lacking, Received, Surroundings
 from pipelines.runtime import frames
 from pipelines.runtime.kafka import Place
 from pipelines.schema import Row
@@ -33,6 +33,7 @@ class Job:
     state_bytes_max: int = STATE_BYTES_MAX  # of one partition number
     discard_state: str = ""  # fingerprint of the version of the plan whose state may be dropped
     dimensions: Mapping[str, Batch] = field(default_factory=dict)  # content of each, by step
+    around: Surroundings = field(default_factory=Surroundings)  # of decoders
 
     @cached_property
     def streams(self) -> dict[str, str]:
@@ -64,14 +65,26 @@ class Job:
 
     @cached_property
     def decoders(self) -> dict[str, frames.Decoder]:
-        """Of the input topics that are foreign; `ConfigError` if the code of one is not installed."""
-        return {t: _decoder(s) for t, stream in self.streams.items() if foreign(s := self.plan.sources[stream])}
+        """Of the input topics that are foreign; `ConfigError` if the code of one is not installed, or its files are not well."""
+        sources = {topic: self.plan.sources[stream] for topic, stream in self.streams.items()}
+        return {topic: _decoder(s, self.around) for topic, s in sources.items() if foreign(s)}
 
     def read(self, topic: str, records: Sequence[Received]) -> tuple[list[Frame], list[DeadLetter]]:
-        """Frames of consecutive records of one partition of an input, and dead letters for what cannot be used."""
+        """Frames of consecutive records of one partition of an input, and dead letters for what cannot be used.
+
+        `Lacking` if something must be fetched first.
+        """
         if topic in self.decoders:
             return self.decoders[topic].frames(records)
         return frames.read(records, self.rows[topic], self.needed[topic], self.conditions[topic])
+
+    async def read_all(self, topic: str, records: Sequence[Received]) -> list[Frame]:
+        """The frames of `read`; what is lacking is fetched first. `Unavailable` if it cannot be had."""
+        while True:
+            try:
+                return self.read(topic, records)[0]
+            except Lacking as lacking:
+                await lacking.fetch()
 
     @property
     def ordered(self) -> bool:
@@ -100,10 +113,10 @@ class Job:
         return Task(self.plan, state_bytes_max=self.state_bytes_max, dimensions=self.dimensions)
 
 
-def _decoder(source: Any) -> frames.Decoder:
+def _decoder(source: Any, around: Surroundings) -> frames.Decoder:
     module, _, name = source.decoder.partition(":")
     try:
-        decoder: frames.Decoder = getattr(importlib.import_module(module), name)(source)
+        decoder: frames.Decoder = getattr(importlib.import_module(module), name)(source, around)
     except ImportError as e:
         raise ConfigError(
             f"stream {source.stream}: its decoder {source.decoder} cannot be loaded ({e}): install what it needs"

@@ -43,6 +43,11 @@ class PartitionWorker:
         return self._session is not None
 
     @property
+    def lacking(self) -> bool:
+        """Whether a schema must come before anything can be computed."""
+        return self._session is not None and self._session.lacking
+
+    @property
     def waiting_bytes(self) -> int:
         """Fetched and not yet computed."""
         return self._session.inbox.bytes if self._session else 0

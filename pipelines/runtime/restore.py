@@ -34,7 +34,7 @@ async def restore(job: Job, partition: int) -> Restored:
 
     The caller has opened the transactional producer: from then on no other writer can commit, and the transactions of those
     before are complete. (A commit is acknowledged before readers see it; what is read earlier may miss the last one.)
-    `StateError` if the state cannot be used, `Unavailable` if the broker does not give it.
+    `StateError` if the state cannot be used, `Unavailable` if the broker does not give it, or a registry a schema for the replay.
     """
     consumer = await kafka.consumer(job.brokers)
     try:
@@ -119,7 +119,7 @@ async def _replay(job: Job, partition: int, consumer: kafka.Client, restored: Re
     for boundary in cp.boundaries(newest):
         records = await reader.upto({places[t]: o for t, o in boundary.items()})
         inputs = {
-            stream: job.read(topic, records[places[topic]])[0]
+            stream: await job.read_all(topic, records[places[topic]])
             for topic, stream in job.streams.items()
             if topic in places
         }

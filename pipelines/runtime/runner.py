@@ -27,7 +27,7 @@ INBOX_BYTES_MAX = 64 * 2**20  # fetched and not yet computed, over all partition
 WATCH_S = 2.0
 BROKER_ANSWER_S_MAX = 3.0
 GROUP_OFFSETS_S = 10.0
-CONDITIONS = ("connected", "assigned", "restored")
+CONDITIONS = ("connected", "assigned", "restored", "schemas")
 log = logging.getLogger(__name__)
 
 
@@ -102,7 +102,7 @@ class Runner(kafka.ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                 elif partition not in self._workers:
                     self._start(partition)
         metrics.rebalances.labels(self._job.site, self._job.plan.pipeline).inc()
-        self._health.set(assigned=True, restored=self._restored)
+        self._health.set(assigned=True, restored=self._restored, schemas=self._decodable)
         log.info("%s: assigned partitions %s", self._job.plan.pipeline, sorted(count) or "none")
 
     def _start(self, partition: int) -> None:
@@ -154,6 +154,10 @@ class Runner(kafka.ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
     def _restored(self) -> bool:
         return all(worker.open for worker, _ in self._workers.values())
 
+    @property
+    def _decodable(self) -> bool:
+        return not any(worker.lacking for worker, _ in self._workers.values())
+
     async def _watch(self) -> None:
         committed_s, connected = self._clock.monotonic_s(), True
         while True:
@@ -162,7 +166,7 @@ class Runner(kafka.ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka
                 log.warning("no Kafka broker answers at %s any more: waiting for it", self._job.brokers)
             elif connected and not was:
                 log.info("the Kafka broker at %s answers again", self._job.brokers)
-            self._health.set(connected=connected, restored=self._restored)
+            self._health.set(connected=connected, restored=self._restored, schemas=self._decodable)
             for worker, _ in self._workers.values():
                 worker.tell_lag()
             if connected and self._clock.monotonic_s() - committed_s > GROUP_OFFSETS_S:

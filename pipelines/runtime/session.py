@@ -7,8 +7,11 @@ import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
+from pipelines import metrics
 from pipelines.clock import Clock
 from pipelines.dead import DeadLetter
+from pipelines.errors import Unavailable
+from pipelines.ports import Lacking, Received
 from pipelines.runtime import checkpoint as cp
 from pipelines.runtime import frames, kafka, transaction
 from pipelines.runtime.inbox import Inbox
@@ -19,6 +22,7 @@ from pipelines.task import Emitted
 
 COMMIT_S_MAX = 1.0  # how long progress without results may stay uncommitted: losing it costs only a replay
 PENDING_CALLS_MAX = 4  # computed while a transaction is under way
+FETCH_S_MIN, FETCH_S_MAX = 0.5, 30.0  # between attempts to fetch what decoding needs
 log = logging.getLogger(__name__)
 
 
@@ -37,6 +41,14 @@ class _Pending:
     @property
     def visible(self) -> bool:
         return bool(self.emitted or self.dead)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """Records for one call, by topic, and their bytes."""
+
+    batch: dict[str, list[Received]]
+    nbytes: int
 
 
 class Session:
@@ -65,6 +77,13 @@ class Session:
         self._replaced = restored.replaced
         self._pending = _Pending()
         self._transaction: asyncio.Task[None] | None = None
+        self._held: _Held | None = None  # taken from the inbox, and not decoded yet
+        self._fetching: asyncio.Task[None] | None = None
+
+    @property
+    def lacking(self) -> bool:
+        """Whether what is next cannot be decoded before something has been fetched."""
+        return self._fetching is not None
 
     @property
     def offsets(self) -> dict[str, int]:
@@ -76,26 +95,55 @@ class Session:
 
         `ended`: inputs that have no more for the time being. `LimitExceeded` from the task.
         """
-        waiting = self.inbox.bytes
-        batch = self.inbox.take(ended)
-        if not batch:
+        if self._fetching is not None:
+            if not self._fetching.done():
+                return False
+            self._fetching.result()
+            self._fetching = None
+        held = self._held or self._take(ended)
+        if held is None:
             return False
-        start = self._clock.monotonic_s()
+        batch, start = held.batch, self._clock.monotonic_s()
+        try:
+            read = {topic: self._job.read(topic, records) for topic, records in batch.items()}
+        except Lacking as lacking:
+            self._held, self._fetching = held, asyncio.create_task(self._fetch(lacking))
+            self._fetching.add_done_callback(lambda _: self._wake())
+            return False
+        self._held = None
         inputs = {}
-        for topic, records in batch.items():
-            found, dead = self._job.read(topic, records)
+        for topic, (found, dead) in read.items():
             inputs[self._job.streams[topic]] = found
             self._pending.dead += dead
             foreign = topic in self._job.decoders
-            self._pending.records += len(records)
+            self._pending.records += len(batch[topic])
             self._pending.heartbeats += 0 if foreign else sum(f.info.rows == 0 for f in found)
             self._cost += cp.replay_cost(len(found), 0)
-        self._cost += cp.replay_cost(0, waiting - self.inbox.bytes)
+        self._cost += cp.replay_cost(0, held.nbytes)
         self._pending.emitted += self.task.process(inputs)
         self._advance({topic: records[-1].offset + 1 for topic, records in batch.items()})
         self._pending.newest_ms = max(r[-1].timestamp for r in batch.values())
         self._meter.computed(inputs, self._clock.monotonic_s() - start)
         return True
+
+    def _take(self, ended: Collection[str]) -> _Held | None:
+        waiting = self.inbox.bytes
+        batch = self.inbox.take(ended)
+        return _Held(batch, waiting - self.inbox.bytes) if batch else None
+
+    async def _fetch(self, lacking: Lacking) -> None:
+        """Until it is there: what was computed before is committed meanwhile, and nothing is passed over."""
+        wait_s, name = FETCH_S_MIN, f"{self._job.plan.pipeline}[{self._partition}]"
+        while True:
+            try:
+                await lacking.fetch()
+            except Unavailable as e:
+                log.warning("%s: waiting: %s; asking again in %.1f s", name, e, wait_s)
+                metrics.errors.labels(self._job.site, frames.SERVICE, "schema").inc()
+                await self._clock.sleep(wait_s)
+                wait_s = min(2 * wait_s, FETCH_S_MAX)
+            else:
+                return
 
     def _advance(self, upto: dict[str, int]) -> None:
         if not self._pending.calls:
@@ -181,7 +229,8 @@ class Session:
 
     async def abandon(self) -> None:
         """Drop everything that is not committed."""
-        if self._transaction is not None:
-            self._transaction.cancel()
-            await asyncio.gather(self._transaction, return_exceptions=True)
+        under_way = [task for task in (self._transaction, self._fetching) if task is not None]
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
         await kafka.discarded(self._producer)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 
 from pipelines import dimensions, metrics
 from pipelines.errors import ConfigError
 from pipelines.load import load
+from pipelines.ports import Surroundings
 from pipelines.runtime import kafka
 from pipelines.runtime.job import Job
 from pipelines.runtime.runner import CONDITIONS, Runner
@@ -34,9 +36,10 @@ def job_of(settings: Settings) -> Job:
     if not limit.isdecimal():
         raise ConfigError(f"option state_bytes_max = {limit!r}: write a number of bytes, such as {STATE_BYTES_MAX}")
     plan = load(settings.pipeline).plan()
-    facts = dimensions.load(plan, dimensions.folder_of(settings.pipeline))
+    folder = dimensions.folder_of(settings.pipeline)
+    facts, around = dimensions.load(plan, folder), Surroundings(folder, Path(settings.secrets_dir))
     discard = settings.options.get("discard_state", "")
-    return Job(plan, settings.site, settings.brokers, settings.partitions, int(limit), discard, facts)
+    return Job(plan, settings.site, settings.brokers, settings.partitions, int(limit), discard, facts, around)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors import kafka
-from connectors.kafka.codec import Codec
+from connectors.kafka.codec import Codec, decoder
 from pipelines import Col, Key, Pipeline, Schema, agg, hopping
 from pipelines.batch import TIME_MIN, WINDOW_START
 from pipelines.errors import PlanError
+from pipelines.ports import Surroundings
 from pipelines.task import Emitted, Task
+from tests.connectors.options_table import PAGE, check
 from tests.core.programs import Shelf
 from tests.runtime.test_inbox import Record
 
@@ -42,8 +44,12 @@ def source(**options: Any) -> kafka.KafkaSource[Flow]:
     return kafka.source(Flow, topic="raw", time="s", time_unit="s", **options)
 
 
+def json_of(of: kafka.KafkaSource[Flow]) -> Codec:
+    return decoder(of, Surroundings())
+
+
 def test_the_watermark_follows_the_newest_reading_by_the_disorder() -> None:
-    (frame,), dead = Codec(source(disorder="2s")).frames(records([("a", 5, 1.0), ("b", 3, 2.0), ("a", 9, 3.0)]))
+    (frame,), dead = json_of(source(disorder="2s")).frames(records([("a", 5, 1.0), ("b", 3, 2.0), ("a", 9, 3.0)]))
     begin = BEGIN * SECOND
     assert not dead
     assert frame.batch.keys == ["a", "b", "a"]
@@ -53,13 +59,13 @@ def test_the_watermark_follows_the_newest_reading_by_the_disorder() -> None:
 
 
 def test_only_bad_records_give_a_frame_that_moves_nothing() -> None:
-    (frame,), dead = Codec(source()).frames([Record("raw", 7, 0, b"nothing"), Record("raw", 8, 0, None)])
+    (frame,), dead = json_of(source()).frames([Record("raw", 7, 0, b"nothing"), Record("raw", 8, 0, None)])
     assert (len(frame.batch), frame.info.watermark) == (0, TIME_MIN)
     assert [(d.origin, d.reason) for d in dead] == [("raw[0]@7", "not_json"), ("raw[0]@8", "not_json")]
 
 
 def test_a_time_far_behind_that_of_the_record_is_fine_and_one_far_ahead_is_not() -> None:
-    _, dead = Codec(source()).frames(records([("a", 0, 1.0), ("a", 559, 1.0), ("a", 561, 1.0)]))
+    _, dead = json_of(source()).frames(records([("a", 0, 1.0), ("a", 559, 1.0), ("a", 561, 1.0)]))
     assert [d.origin for d in dead] == ["raw[0]@2"]
     assert "`future_max`" in dead[0].message
 
@@ -84,7 +90,7 @@ def results(all_records: list[Record], cuts: set[int], disorder: int) -> dict[st
     sums = flow.read(read).window(hopping("10s", every="5s", late="3s"), Sums)
     sums.to(Shelf())
     sums.late.to(Shelf())
-    task, codec, emitted = Task(flow.plan()), Codec(read), list[Emitted]()
+    task, codec, emitted = Task(flow.plan()), json_of(read), list[Emitted]()
     edges = [0, *sorted(c for c in cuts if c < len(all_records)), len(all_records)]
     for low, high in pairwise(edges):
         emitted += task.process({read.stream: codec.frames(all_records[low:high])[0]})
@@ -107,6 +113,19 @@ def results(all_records: list[Record], cuts: set[int], disorder: int) -> dict[st
 def test_a_mistake_is_explained(options: dict[str, Any], says: str) -> None:
     with pytest.raises(PlanError, match=says):
         kafka.source(Flow, **options)
+
+
+@pytest.mark.parametrize("name", ["source", "Registry", "Protobuf"])
+def test_the_page_says_what_the_function_takes(name: str) -> None:
+    check(f"kafka.{name}", getattr(kafka, name), PAGE.parent / "connectors" / "kafka.md")
+
+
+def test_fields_may_lie_deeper() -> None:
+    read = kafka.source(Flow, topic="raw", key="at.pipe", time=None, fields={Flow.litres: "of.litres"})
+    (frame,), dead = json_of(read).frames(
+        [Record("raw", 0, BEGIN * 1000, b'{"at": {"pipe": "a"}, "of": {"litres": 2}}')]
+    )
+    assert (frame.batch.keys, frame.batch[Flow.litres].tolist(), dead) == (["a"], [2.0], [])
 
 
 def test_readings_go_to_a_sink_through_a_topic_of_the_pipeline() -> None:
