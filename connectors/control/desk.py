@@ -107,6 +107,10 @@ class Desk:
         """All commands on record."""
         return list(self._ledger.entries.values())
 
+    def in_flight(self, device: str) -> bool:
+        """Whether a device has a command."""
+        return self._ledger.in_flight(device)
+
     async def change(self) -> None:
         """Return at the next change of a command."""
         await self._changed.wait()
@@ -201,7 +205,8 @@ class Desk:
         return bool(changes)
 
     def _ready(self, command: Command, now_ns: int) -> bool:
-        return self._guard.may_deliver(command, self._ledger, now_ns) and self._writers.reachable(command)
+        may = self._guard.may_deliver(command, self._ledger, now_ns) and self._writers.reachable(command)
+        return may and self._twins.yields(command.device)
 
     async def _deliver(self, entry: Entry) -> None:
         """Actuate. The entry is on record."""

@@ -97,7 +97,7 @@ async def main(settings: Settings, health: Health, stop: asyncio.Event) -> None:
         local = settings.options.get("off_switch")
         switch = Switch(Path(settings.data_dir), Path(local) if local else None)
         sides = await read_twins(settings.brokers, settings.site)
-        twins = TwinDesk(settings.site, devices, sides, link, switch, clock)
+        twins = TwinDesk(settings.site, devices, sides, link, direct, switch, clock)
         writers = Writers(guard, link, direct)
         desk = Desk(settings.site, patterns, entries, account, guard, switch, writers, twins, bury, clock)
         bridge = Bridge(settings, sources, producer, bury, health, key)
@@ -136,7 +136,8 @@ async def _run(
         await desk.connected()
         twins.connected()
 
-    work = [asyncio.create_task(c) for c in (desk.run(stop), bridge.run(stop), twins.run(desk.alone, stop))]
+    settings = twins.run(desk.alone, desk.in_flight, stop)
+    work = [asyncio.create_task(c) for c in (desk.run(stop), bridge.run(stop), settings)]
     answers = [link.run(hear, connected)] if link else []
     parts = [*work, *(asyncio.create_task(c) for c in (*answers, _host(app), stop.wait()))]
     try:
