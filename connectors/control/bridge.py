@@ -87,6 +87,7 @@ def topics_of(plan: Plan, site: str, partitions: int) -> list[topics.Topic]:
         topics.compacted(topics.twin_reported(site), 1),
         topics.data(topics.audit(site), 1, retention_bytes=RETENTION_BYTES),
         topics.data(topics.dead(site), 1),
+        *([topics.compacted(topics.rebirths(site), 1)] if plan.needs_births else []),
     ]
 
 

@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from connectors.control import ATTEMPTS_MAX, DeviceTopic
-from connectors.control.commands import ARGS_MAX, Command, Value
+from connectors.control.commands import ARGS_MAX, EDGE, Command, Value
 from connectors.control.nodes import WITHIN_NS_MAX, Call, Server, Set, wrong_call, wrong_set
 from pipelines.errors import ConfigError, SitestreamError
 from pipelines.settings import decode_strict
@@ -39,6 +39,7 @@ DOCUMENT_BYTES_MAX = 64 * 2**10
 RATE_PER_NS_MAX = 3600 * 10**9  # what was admitted is remembered for longer than that
 RATE_MAX = 1000
 APPROVE, OFF, ON, TWIN = "approve", "off", "on", "twin"  # verbs that control itself carries out
+REBIRTH = "rebirth"  # the only verb of an edge node
 OWN = (APPROVE, OFF, ON, TWIN)
 OPCUA = "connectors.control.opcua:Opcua"
 EVERY_NS_MIN, EVERY_NS_MAX = 10**9, 3600 * 10**9
@@ -166,6 +167,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     modbus: str = ""
     unit: int = 1
     opcua: Server | None = None
+    sparkplug: bool = False  # edge nodes of Sparkplug B, named 'group/node'
     verbs: dict[str, Verb] = {}
     settings: dict[str, Setting] = {}  # what its twin may have
     settings_every: str = "1m"  # how often those of a device that cannot tell them itself are read
@@ -197,8 +199,12 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     @property
     def way(self) -> str:
-        """How they are reached: 'modbus', 'opcua', or '' for MQTT."""
-        return "modbus" if self.modbus else "opcua" if self.opcua else ""
+        """How they are reached: 'modbus', 'opcua', 'sparkplug', or '' for MQTT."""
+        return "modbus" if self.modbus else "opcua" if self.opcua else "sparkplug" if self.sparkplug else ""
+
+    def fits(self, device: str) -> bool:
+        """Whether it is for a device: no pattern for one of a kind lets names of the other through."""
+        return device.count(EDGE) == int(self.sparkplug) and _matches(device, self.devices)
 
     @property
     def one_device(self) -> bool:
@@ -233,7 +239,7 @@ class Devices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     def named_profile_of(self, device: str) -> tuple[str, Profile] | None:
         """As `profile_of`, with its name."""
-        return next(((n, p) for n, p in self.profiles.items() if _matches(device, p.devices)), None)
+        return next(((n, p) for n, p in self.profiles.items() if p.fits(device)), None)
 
     @property
     def secrets(self) -> list[str]:
@@ -275,11 +281,11 @@ def _wrong(document: Devices) -> Iterator[tuple[str, str]]:
 
 
 def _wrong_profile(at: str, profile: Profile) -> Iterator[tuple[str, str]]:
-    if sum(map(bool, (profile.topic, profile.modbus, profile.opcua))) != 1:
+    if sum(map(bool, (profile.topic, profile.modbus, profile.opcua, profile.sparkplug))) != 1:
         yield (
             at,
             "say how the devices are reached: topic = 'press/{device}/cmd', or modbus = 'tcp://host:502', or "
-            "opcua = {server = 'opc.tcp://host:4840'}",
+            "opcua = {server = 'opc.tcp://host:4840'}, or sparkplug = true",
         )
     try:
         if profile.topic and DeviceTopic.of(profile.topic).placeholder != "{device}":
@@ -304,6 +310,22 @@ def _wrong_profile(at: str, profile: Profile) -> Iterator[tuple[str, str]]:
         yield from _wrong_verb(f"{at}.verbs.{name}", name, verb)
         yield from _wrong_way(f"{at}.verbs.{name}", verb, profile)
     yield from _wrong_settings(f"{at}.settings", profile)
+    if profile.sparkplug:
+        yield from _wrong_edge(at, profile)
+
+
+def _wrong_edge(at: str, profile: Profile) -> Iterator[tuple[str, str]]:
+    """What is wrong with a profile of edge nodes."""
+    for pattern in profile.devices:
+        if len(pattern.split(EDGE)) != 2 or not all(pattern.split(EDGE)):
+            yield f"{at}.devices", f"{pattern!r}: name edge nodes as 'group/node', such as 'Hall/gateway-*'"
+    if set(profile.verbs) != {REBIRTH} or profile.verbs[REBIRTH].args or profile.settings:
+        yield at, f"an edge node has the verb {REBIRTH}, without arguments, and neither another nor settings"
+    elif not profile.verbs[REBIRTH].rate:
+        yield (
+            f"{at}.verbs.{REBIRTH}.rate",
+            "say how often at most, such as '1/5m': a node that is born again sends all that it has",
+        )
 
 
 def _wrong_settings(at: str, profile: Profile) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from connectors.control import sparkplug
 from connectors.control.commands import Command, Value
 from connectors.control.devices import Devices
 from connectors.control.found import Found
@@ -79,8 +80,12 @@ class Writers:
             return await writer.deliver(command)
         if self._link is None or not self._link.connected:
             return Event.RETURN, "the MQTT link is down"
+        edge = self._guard.way(command.device) == "sparkplug"
         try:
-            await self._link.publish(command.topic, command.for_device())
+            if edge:
+                await self._link.publish(command.topic, sparkplug.rebirth(command.issued_at_ns), sparkplug.QOS)
+            else:
+                await self._link.publish(command.topic, command.for_device())
         except NotConnected as e:
             return Event.LOSE, str(e)
         return None
