@@ -194,9 +194,11 @@ async def _confirm(link: _Link, unit: int, write: Write, number: int) -> Outcome
 
 
 async def _read(client: Any, unit: int, write: Write) -> Any:
-    if write.to == "coil":
-        return await client.read_coils(write.address, count=1, device_id=unit)
-    return await client.read_holding_registers(write.address, count=write.count, device_id=unit)
+    ask = client.read_coils if write.to == "coil" else client.read_holding_registers
+    answer = await ask(write.address, count=write.count, device_id=unit)
+    if not answer.isError() and len(answer.bits if write.to == "coil" else answer.registers) < write.count:
+        raise ModbusException(f"it was asked for {write.to} {write.address}, and answered with too little")
+    return answer
 
 
 async def _write(client: Any, unit: int, write: Write, number: int) -> Any:

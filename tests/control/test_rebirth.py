@@ -131,7 +131,7 @@ async def collecting(site: Site) -> AsyncIterator[None]:
 async def readings(site: Site) -> dict[tuple[str, float], int]:
     """Quality by key and value."""
     row = load(str(site.folder / "press.py")).plan().steps[0].row
-    found = {}
+    found = dict[tuple[str, float], int]()
     for frame in await consume_all(site.brokers, topics.stream(site.name, "press")):
         batch = decode(frame, row)
         keys = batch.names.take(batch.codes).to_pylist()

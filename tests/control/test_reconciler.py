@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from connectors.control.commands import Command, Value
 from connectors.control.devices import parse
 from connectors.control.found import Found
 from connectors.control.ledger import Event
+from connectors.control.modbus import Modbus
 from connectors.control.rounds import QUIET_S_MAX, Rounds
 from connectors.control.switch import Switch
 from connectors.control.telling import AGAIN_S_MAX
@@ -70,6 +72,18 @@ def test_each_mistake_in_the_document_is_told(old: str, new: str, why: str) -> N
     with pytest.raises(ConfigError) as told:
         parse(text, "devices.toml")
     assert why in str(told.value)
+
+
+async def test_a_device_that_answers_with_too_little_counts_as_one_that_does_not() -> None:
+    async def short(*_: object, **__: object) -> object:
+        return SimpleNamespace(isError=lambda: False, registers=[1], bits=[])
+
+    devices = parse(MODBUS, "devices.toml")
+    modbus = Modbus(devices, ManualClock())
+    link = modbus._link(devices.profiles["drive"])
+    link.client = SimpleNamespace(read_holding_registers=short, read_coils=short, close=lambda: None)  # type: ignore[assignment]  # all that is asked
+    with pytest.raises(NotConnected, match="it was asked for register 4, and answered with too little"):
+        await modbus.read("d1", {})
 
 
 def test_what_the_register_cannot_hold_is_refused_when_it_is_set() -> None:
