@@ -101,9 +101,9 @@ class Node:
         async for message in self.client.messages:
             assert isinstance(message.payload, bytes)
             payload = parse_payload(message.payload)
-            self.asked.append((payload, message.qos, message.retain))
             if any(m.name == "Node Control/Rebirth" and m.boolean_value for m in payload.metrics):
                 await self.birth()
+            self.asked.append((payload, message.qos, message.retain))
 
 
 @pytest.fixture
@@ -158,7 +158,10 @@ async def test_a_gap_makes_control_ask_for_a_birth_and_readings_are_good_again(s
         async def there() -> bool:
             return {("n1/d", 23.0), ("x1/d", 23.0)} <= (await readings(site)).keys()
 
-        await until(there, 20, "the last readings")
+        try:
+            await until(there, 20, "the last readings")
+        except TimeoutError as e:
+            raise AssertionError(f"{await readings(site)}\n{(site.folder / 'collect.log').read_text()}") from e
         found = await readings(site)
         assert [found["n1/d", temp] for temp in (21.0, 22.0, 23.0)] == [GOOD, UNCERTAIN, GOOD]
         assert [found["x1/d", temp] for temp in (21.0, 22.0, 23.0)] == [GOOD, UNCERTAIN, UNCERTAIN]
