@@ -41,7 +41,7 @@ from tests.bed import until
 from tests.bed.mosquitto import Mosquitto
 from tests.bed.topics import consume_all
 from tests.connectors.edge_node import DOUBLE, EdgeNode, Message
-from tests.control.plant import DEVICES, ME, ROOT, Site
+from tests.control.plant import DEVICES, ME, PARTITIONS, ROOT, Site
 
 PIPELINE = """
 from connectors import mqtt
@@ -132,7 +132,9 @@ async def readings(site: Site) -> dict[tuple[str, float], int]:
     """Quality by key and value."""
     row = load(str(site.folder / "press.py")).plan().steps[0].row
     found = dict[tuple[str, float], int]()
-    for frame in await consume_all(site.brokers, topics.stream(site.name, "press")):
+    topic = topics.stream(site.name, "press")
+    frames = [f for p in range(PARTITIONS) for f in await consume_all(site.brokers, topic, partition=p)]
+    for frame in frames:
         batch = decode(frame, row)
         keys = batch.names.take(batch.codes).to_pylist()
         columns = (batch.columns[f"Press.{c}"].tolist() for c in ("temp", "quality"))
