@@ -34,6 +34,7 @@ class Read:
     batch: Batch
     rejects: tuple[DeadLetter, ...]
     ack: Callable[[], Awaitable[None]]  # called once Kafka has acknowledged the batch and the rejects
+    births_wanted: tuple[str, ...] = ()  # who has to introduce himself again; written for control, which may ask him
 
 
 def quality_column(schema: type[Schema]) -> str:

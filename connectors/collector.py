@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from connectors.intake import Intake
 from connectors.outlet import Outlet, Record
 from connectors.owed import Owed
 from connectors.progress import Progress
+from connectors.wish import Wish
 from pipelines import metrics, topics
 from pipelines.batch import TIME_MIN, Batch
 from pipelines.clock import Clock
@@ -100,6 +101,12 @@ class Framer:
     def dead(self, letter: DeadLetter) -> Record:
         """A dead letter."""
         return Record(topics.dead(self._site), 0, letter.payload, letter.headers("collect"))
+
+    def wish(self, nodes: Sequence[str]) -> Record:
+        """Who has to be born again."""
+        return Record(
+            topics.rebirths(self._site), 0, Wish(self._stream, tuple(nodes)).encode(), [], self.source.encode()
+        )
 
     def _records(self, partition: int, batch: Batch, watermark: int, now_s: float) -> list[Record]:
         """Only the last has the new watermark: rows that follow may be older than it."""
@@ -207,8 +214,9 @@ class Collector:
                 now_s=now_s,
                 now_ns=self._clock.now_ns(),
             )
-            letters = [self._framer.dead(letter) for letter in got.rejects]
-            await self._send(self._framer.frames(batch, self._watermark(), now_s) + letters)
+            beside = [self._framer.dead(letter) for letter in got.rejects]
+            beside += [self._framer.wish(got.births_wanted)] if got.births_wanted else []
+            await self._send(self._framer.frames(batch, self._watermark(), now_s) + beside)
             self._count(got)
             rows = len(got.batch) + len(got.rejects)
             await self._owed.add(self._reads, rows, got.ack, oldest_held=self._intake.oldest_read, now_s=now_s)

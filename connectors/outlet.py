@@ -19,12 +19,13 @@ log = logging.getLogger("collect")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One Kafka record without a key."""
+    """One Kafka record; of readings without a key."""
 
     topic: str
     partition: int
     value: bytes
     headers: Headers
+    key: bytes | None = None
 
 
 class Outlet:
@@ -74,7 +75,10 @@ class Outlet:
     async def _try(self, records: Sequence[Record]) -> None:
         if self._producer is None:
             self._producer = await kafka.producer(self._brokers)
-        sent = [await self._producer.send(r.topic, r.value, partition=r.partition, headers=r.headers) for r in records]
+        sent = [
+            await self._producer.send(r.topic, r.value, key=r.key, partition=r.partition, headers=r.headers)
+            for r in records
+        ]
         results = await asyncio.gather(*sent, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):

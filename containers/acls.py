@@ -44,6 +44,8 @@ def _collect(plan: Plan, site: str, who: str) -> Iterator[Acl]:
             yield from _both(
                 who, topics.stream(site, stream)
             )  # reads how far its watermark was before it was started again
+    if plan.needs_births:
+        yield Acl(who, "write", "topic", topics.rebirths(site))
 
 
 def _process(plan: Plan, site: str, who: str) -> Iterator[Acl]:
@@ -70,6 +72,8 @@ def _control(plan: Plan, site: str, who: str) -> Iterator[Acl]:
     yield from (*_both(who, topics.commands(site)), *_both(who, topics.acks(site)))
     yield from (*_both(who, topics.twin_desired(site)), *_both(who, topics.twin_reported(site)))
     yield Acl(who, "write", "topic", topics.audit(site))
+    if plan.needs_births:
+        yield Acl(who, "read", "topic", topics.rebirths(site))
     yield from (Acl(who, "read", "group", f"{site}.control{part}") for part in ("", ".alarms"))
     yield Acl(who, "write", "transactional id", f"{site}.control")
 

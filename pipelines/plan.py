@@ -222,7 +222,13 @@ class Plan:
         found = [_input(s.spec, self.topic(site, s.name), partitions) for s in self.steps if s.kind in SOURCES]
         found += [names.data(self.topic(site, step), partitions) for step in self.outputs]
         found += [names.compacted(names.state(site, self.pipeline), partitions), names.data(names.dead(site), 1)]
+        found += [names.compacted(names.rebirths(site), 1)] if self.needs_births else []
         return names.unique(found)
+
+    @property
+    def needs_births(self) -> bool:
+        """Whether a source has devices that must be asked to introduce themselves when they were not heard."""
+        return any(getattr(source, "needs_births", False) for source in self.sources.values())
 
     @cached_property
     def versions(self) -> dict[str, Version]:

@@ -66,6 +66,11 @@ def acks(site: str) -> str:
     return f"{site}.control.ack"
 
 
+def rebirths(site: str) -> str:
+    """Edge nodes whose births `collect` lacks, JSON, keyed by collector; compacted. A wish, which control may grant."""
+    return f"{site}.control.rebirth"
+
+
 def twin_desired(site: str) -> str:
     """What the settings of devices are to be, JSON, keyed by device; compacted."""
     return f"{site}.twin.desired"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Self
 
 import msgspec
@@ -10,6 +11,9 @@ import msgspec
 from connectors.control.ledger import Entry
 from pipelines import topics
 from pipelines.runtime import account
+
+# While nothing else changes the ledger; gives what puts other records on record
+Alone = Callable[[], AbstractAsyncContextManager[Callable[[Sequence[account.Beside]], Awaitable[None]]]]
 
 
 class Account(account.Account):

@@ -87,6 +87,7 @@ def topics_of(plan: Plan, site: str, partitions: int) -> list[topics.Topic]:
         topics.compacted(topics.twin_reported(site), 1),
         topics.data(topics.audit(site), 1, retention_bytes=RETENTION_BYTES),
         topics.data(topics.dead(site), 1),
+        *([topics.compacted(topics.rebirths(site), 1)] if plan.needs_births else []),
     ]
 
 
@@ -112,6 +113,8 @@ class Bridge:
         consumer = await kafka.consumer(self._settings.brokers, *self._sources, group=f"{site}.control.alarms")
         probe = asyncio.create_task(self._probe(consumer))
         try:
+            if not self._sources:  # people alone command: a consumer of nothing would wait for ever, and not for `stop`
+                await stop.wait()
             while not stop.is_set():
                 for place, records in (await consumer.getmany(timeout_ms=POLL_MS)).items():
                     await self._carry(records)

@@ -16,7 +16,10 @@ COMMAND_BYTES_MAX = 64 * 2**10
 ARGS_MAX = 32
 DETAIL_CHARS_MAX = 500
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_DEVICE = re.compile(r"[^/+#\x00-\x1f]{1,256}")  # it becomes one level of an MQTT topic
+_DEVICE = re.compile(
+    r"(?=.{1,256}$)[^/+#\x00-\x1f]+(/[^/+#\x00-\x1f]+)?", re.S
+)  # levels of an MQTT topic; two: see `EDGE`
+EDGE = "/"  # in the name of a Sparkplug edge node, 'group/node', and in no other
 _VERB = re.compile(r"[a-z][a-z0-9_]{0,62}")
 Value = str | int | float | bool | None
 
@@ -72,7 +75,7 @@ def decode(raw: bytes | None, key: bytes | None) -> Command:
 def _wrong(c: Command) -> str:
     rules = {
         "id: 1 to 128 letters, digits and . _ : -": _ID.fullmatch(c.id),
-        "device: 1 to 256 characters, none of / + #": _DEVICE.fullmatch(c.device),
+        "device: 1 to 256 characters, none of / + # (an edge node is 'group/node')": _DEVICE.fullmatch(c.device),
         "verb: lower-case letters, digits and _": _VERB.fullmatch(c.verb),
         f"args: at most {ARGS_MAX}": len(c.args) <= ARGS_MAX,
         "expires_at_ns: after issued_at_ns": c.expires_at_ns > c.issued_at_ns,

@@ -12,7 +12,7 @@ import msgspec
 from connectors.control import DeviceTopic, audit
 from connectors.control.account import Account
 from connectors.control.commands import Command, decode, decode_ack
-from connectors.control.devices import APPROVE, OFF, OWN, TWIN
+from connectors.control.devices import APPROVE, OFF, OWN, REBIRTH, TWIN
 from connectors.control.guard import Guard
 from connectors.control.ledger import Entry, Event, Ledger, State
 from connectors.control.switch import Switch
@@ -107,6 +107,10 @@ class Desk:
         """All commands on record."""
         return list(self._ledger.entries.values())
 
+    def in_flight(self, device: str) -> bool:
+        """Whether a device has a command."""
+        return bool(self._ledger.in_flight(device))
+
     async def change(self) -> None:
         """Return at the next change of a command."""
         await self._changed.wait()
@@ -159,6 +163,14 @@ class Desk:
             log.warning("MQTT topic %s: %s", topic, e)
         self._news.set()
 
+    async def born(self, device: str) -> None:
+        """An edge node is born: if it was asked to be, that is done. `Unavailable` if it is not on record."""
+        async with self._changing:
+            asked = [e for e in self._ledger.in_flight(device) if e.command.verb == REBIRTH]
+            now_ns = self._clock.now_ns()
+            await self._keep(list(filter(None, (e.after(Event.SUCCEED, now_ns, "it was born again") for e in asked))))
+        self._news.set()
+
     def _answers_to(self, command: Command) -> list[str]:
         return [t.ack_at(command.device) for t in self._topics if t.at(command.device) == command.topic]
 
@@ -201,7 +213,8 @@ class Desk:
         return bool(changes)
 
     def _ready(self, command: Command, now_ns: int) -> bool:
-        return self._guard.may_deliver(command, self._ledger, now_ns) and self._writers.reachable(command)
+        may = self._guard.may_deliver(command, self._ledger, now_ns) and self._writers.reachable(command)
+        return may and self._twins.yields(command.device)
 
     async def _deliver(self, entry: Entry) -> None:
         """Actuate. The entry is on record."""

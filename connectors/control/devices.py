@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from connectors.control import ATTEMPTS_MAX, DeviceTopic
-from connectors.control.commands import ARGS_MAX, Command, Value
+from connectors.control.commands import ARGS_MAX, EDGE, Command, Value
 from connectors.control.nodes import WITHIN_NS_MAX, Call, Server, Set, wrong_call, wrong_set
 from pipelines.errors import ConfigError, SitestreamError
 from pipelines.settings import decode_strict
@@ -39,8 +39,10 @@ DOCUMENT_BYTES_MAX = 64 * 2**10
 RATE_PER_NS_MAX = 3600 * 10**9  # what was admitted is remembered for longer than that
 RATE_MAX = 1000
 APPROVE, OFF, ON, TWIN = "approve", "off", "on", "twin"  # verbs that control itself carries out
+REBIRTH = "rebirth"  # the only verb of an edge node
 OWN = (APPROVE, OFF, ON, TWIN)
 OPCUA = "connectors.control.opcua:Opcua"
+EVERY_NS_MIN, EVERY_NS_MAX = 10**9, 3600 * 10**9
 _RATE = re.compile(r"(\d{1,4})/(\w+)")
 _TYPES: dict[str, tuple[type, ...]] = {"float": (int, float), "int": (int,), "text": (str,), "bool": (bool,)}
 _WORDS = {"u16": (0, 2**16 - 1), "i16": (-(2**15), 2**15 - 1), "u32": (0, 2**32 - 1), "i32": (-(2**31), 2**31 - 1)}
@@ -93,6 +95,30 @@ class Write(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             raise ConfigError(f"{self.arg or 'value'}={given} is {number} as {self.word}, and may be {low} to {high}")
         return number
 
+    def value_of(self, number: int, kind: str) -> Value:
+        """What an integer that was read stands for, as a value of that type if there is one."""
+        value = float(f"{number * self.scale:.12g}")  # 3 * 0.1 is 0.3
+        if kind == "bool" and value in (0, 1):
+            return bool(value)
+        return int(value) if kind != "float" and value.is_integer() else value
+
+    @property
+    def count(self) -> int:
+        """How many coils or registers that are."""
+        return 2 if self.to == "register" and self.word.endswith("32") else 1
+
+    @property
+    def cells(self) -> Iterator[str]:
+        """The coil, or the registers, that it writes to."""
+        return (f"{self.to} {self.address + n}" for n in range(self.count))
+
+
+class Setting(Arg, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A setting, and where it is in a device that control itself writes to and reads; `arg` and `value` are left out there."""
+
+    write: Write | None = None  # of a Modbus device
+    set: Set | None = None  # of an OPC UA device
+
 
 class Verb(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a device can be told."""
@@ -141,8 +167,10 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     modbus: str = ""
     unit: int = 1
     opcua: Server | None = None
+    sparkplug: bool = False  # edge nodes of Sparkplug B, named 'group/node'
     verbs: dict[str, Verb] = {}
-    settings: dict[str, Arg] = {}  # what its twin may have
+    settings: dict[str, Setting] = {}  # what its twin may have
+    settings_every: str = "1m"  # how often those of a device that cannot tell them itself are read
 
     def settings_refusal(self, values: Mapping[str, Value]) -> str:
         """Why settings are not allowed; empty if they are. None: it is not to be set any more."""
@@ -151,12 +179,32 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
                 return f"the profile has no setting {name!r}"
             if value is not None and (why := self.settings[name].refusal(value)):
                 return f"{name}: {why}"
+            try:
+                for at in (self.writes.get(name), self.sets.get(name)) if value is not None else ():
+                    if at:
+                        at.raw(dict(values))
+            except ConfigError as e:
+                return str(e)
         return ""
 
     @property
+    def writes(self) -> dict[str, Write]:
+        """Where the settings of a Modbus device are."""
+        return {n: msgspec.structs.replace(s.write, arg=n) for n, s in self.settings.items() if s.write}
+
+    @property
+    def sets(self) -> dict[str, Set]:
+        """Where the settings of an OPC UA device are."""
+        return {n: msgspec.structs.replace(s.set, arg=n) for n, s in self.settings.items() if s.set}
+
+    @property
     def way(self) -> str:
-        """How they are reached: 'modbus', 'opcua', or '' for MQTT."""
-        return "modbus" if self.modbus else "opcua" if self.opcua else ""
+        """How they are reached: 'modbus', 'opcua', 'sparkplug', or '' for MQTT."""
+        return "modbus" if self.modbus else "opcua" if self.opcua else "sparkplug" if self.sparkplug else ""
+
+    def fits(self, device: str) -> bool:
+        """Whether it is for a device: no pattern for one of a kind lets names of the other through."""
+        return device.count(EDGE) == int(self.sparkplug) and _matches(device, self.devices)
 
     @property
     def one_device(self) -> bool:
@@ -191,7 +239,7 @@ class Devices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     def named_profile_of(self, device: str) -> tuple[str, Profile] | None:
         """As `profile_of`, with its name."""
-        return next(((n, p) for n, p in self.profiles.items() if _matches(device, p.devices)), None)
+        return next(((n, p) for n, p in self.profiles.items() if p.fits(device)), None)
 
     @property
     def secrets(self) -> list[str]:
@@ -233,11 +281,11 @@ def _wrong(document: Devices) -> Iterator[tuple[str, str]]:
 
 
 def _wrong_profile(at: str, profile: Profile) -> Iterator[tuple[str, str]]:
-    if sum(map(bool, (profile.topic, profile.modbus, profile.opcua))) != 1:
+    if sum(map(bool, (profile.topic, profile.modbus, profile.opcua, profile.sparkplug))) != 1:
         yield (
             at,
             "say how the devices are reached: topic = 'press/{device}/cmd', or modbus = 'tcp://host:502', or "
-            "opcua = {server = 'opc.tcp://host:4840'}",
+            "opcua = {server = 'opc.tcp://host:4840'}, or sparkplug = true",
         )
     try:
         if profile.topic and DeviceTopic.of(profile.topic).placeholder != "{device}":
@@ -256,13 +304,78 @@ def _wrong_profile(at: str, profile: Profile) -> Iterator[tuple[str, str]]:
         yield f"{at}.unit", "write 0 to 247"
     if not profile.verbs and not profile.settings:
         yield at, "say what the devices can be told: verbs, settings, or both"
-    if profile.settings and not profile.topic:
-        yield f"{at}.settings", "only devices on MQTT (topic) have a twin: for others write verbs"
     if len(profile.settings) > ARGS_MAX or not all(re.fullmatch(r"[A-Za-z_]\w{0,62}", n) for n in profile.settings):
         yield f"{at}.settings", f"at most {ARGS_MAX}, each named by letters, digits and '_'"
     for name, verb in profile.verbs.items():
         yield from _wrong_verb(f"{at}.verbs.{name}", name, verb)
         yield from _wrong_way(f"{at}.verbs.{name}", verb, profile)
+    yield from _wrong_settings(f"{at}.settings", profile)
+    if profile.sparkplug:
+        yield from _wrong_edge(at, profile)
+
+
+def _wrong_edge(at: str, profile: Profile) -> Iterator[tuple[str, str]]:
+    """What is wrong with a profile of edge nodes."""
+    for pattern in profile.devices:
+        if len(pattern.split(EDGE)) != 2 or not all(pattern.split(EDGE)):
+            yield f"{at}.devices", f"{pattern!r}: name edge nodes as 'group/node', such as 'Hall/gateway-*'"
+    if set(profile.verbs) != {REBIRTH} or profile.verbs[REBIRTH].args or profile.settings:
+        yield at, f"an edge node has the verb {REBIRTH}, without arguments, and neither another nor settings"
+    elif not profile.verbs[REBIRTH].rate:
+        yield (
+            f"{at}.verbs.{REBIRTH}.rate",
+            "say how often at most, such as '1/5m': a node that is born again sends all that it has",
+        )
+
+
+def _wrong_settings(at: str, profile: Profile) -> Iterator[tuple[str, str]]:
+    types = {name: setting.type for name, setting in profile.settings.items()}
+    taken = {
+        cell: f"the verb {name!r}" for name, verb in profile.verbs.items() for cell in _cells(verb.write, verb.set)
+    }
+    try:
+        if not EVERY_NS_MIN <= duration_ns(profile.settings_every) <= EVERY_NS_MAX:
+            yield f"{at}_every", "write 1s to 1h"
+        for name, setting in profile.settings.items():
+            here = f"{at}.{name}"
+            yield from _wrong_place(here, setting, profile)
+            if write := profile.writes.get(name):
+                yield from _wrong_write(f"{here}.write", write, types)
+            if place := profile.sets.get(name):
+                yield from wrong_set(f"{here}.set", place, types, profile.one_device)
+            for cell in _cells(setting.write, setting.set):
+                if cell in taken:
+                    yield here, f"{taken[cell]} writes to {cell}, too: one would undo what the other has done"
+                taken[cell] = f"the setting {name!r}"
+    except ConfigError as e:
+        yield at, str(e)
+
+
+def _wrong_place(at: str, setting: Setting, profile: Profile) -> Iterator[tuple[str, str]]:
+    if bool(setting.write) != bool(profile.modbus):
+        yield (
+            at,
+            "a setting of a Modbus device, and no other, has a `write`, such as write = {to = 'register', address = 4}",
+        )
+    if bool(setting.set) != bool(profile.opcua):
+        yield (
+            at,
+            "a setting of an OPC UA device, and no other, has a `set`, such as "
+            "set = {node = 'Objects/Plant/{device}/SpeedMax', type = 'Double'}",
+        )
+    if setting.write and setting.type == "text":
+        yield f"{at}.type", "no register holds a text: write float, int or bool"
+    if setting.set and not setting.set.takes(setting.type):
+        yield f"{at}.type", f"a {setting.type} is nothing for a node of type {setting.set.type}"
+    for place in (setting.write, setting.set):
+        if place and (place.arg or place.value is not None):
+            yield at, "what is desired is written there: leave out arg and value"
+        if place and not place.read_back:
+            yield at, "read_back = false: a setting is known by being read; write a verb for what cannot be read"
+
+
+def _cells(write: Write | None, node: Set | None) -> list[str]:
+    return [*(write.cells if write else ()), *([node.node] if node else ())]
 
 
 def _wrong_verb(at: str, name: str, verb: Verb) -> Iterator[tuple[str, str]]:
@@ -299,7 +412,7 @@ def _wrong_way(at: str, verb: Verb, profile: Profile) -> Iterator[tuple[str, str
     types = {name: arg.type for name, arg in verb.args.items() if not arg.optional}
     try:
         if verb.write:
-            yield from _wrong_write(f"{at}.write", verb, verb.write)
+            yield from _wrong_write(f"{at}.write", verb.write, types)
         if verb.set:
             yield from wrong_set(f"{at}.set", verb.set, types, profile.one_device)
         if verb.call:
@@ -308,7 +421,8 @@ def _wrong_way(at: str, verb: Verb, profile: Profile) -> Iterator[tuple[str, str
         yield at, str(e)
 
 
-def _wrong_write(at: str, verb: Verb, write: Write) -> Iterator[tuple[str, str]]:
+def _wrong_write(at: str, write: Write, types: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """What is wrong with a `write`. `types` are those of the arguments that are always there."""
     if not 0 < duration_ns(write.within) <= WITHIN_NS_MAX:
         yield f"{at}.within", f"write more than 0 and at most {WITHIN_NS_MAX // 10**9}s"
     if not 0 <= write.address <= 65535 - (write.word[1:] == "32"):
@@ -317,9 +431,7 @@ def _wrong_write(at: str, verb: Verb, write: Write) -> Iterator[tuple[str, str]]
         yield at, "name either the argument (arg = 'speed') or the value (value = 1) that is written"
     if write.scale == 0 or not math.isfinite(write.scale):
         yield f"{at}.scale", "write a number other than 0"
-    if write.arg and (
-        write.arg not in verb.args or verb.args[write.arg].type == "text" or verb.args[write.arg].optional
-    ):
+    if write.arg and types.get(write.arg, "text") == "text":
         yield f"{at}.arg", f"{write.arg!r} is no argument of the verb that is a number and always there"
 
 

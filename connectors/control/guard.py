@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import msgspec
 from nacl.signing import SigningKey, VerifyKey
 
-from connectors.control import DeviceTopic, signing
-from connectors.control.commands import Command
+from connectors.control import DeviceTopic, signing, sparkplug
+from connectors.control.commands import EDGE, Command
 from connectors.control.devices import OWN, TWIN, Devices, Verb
 from connectors.control.ledger import Ledger
 from pipelines.errors import BadData
@@ -94,7 +94,9 @@ class Guard:
         if self._too_many(verb, command, ledger.admitted, now_ns):
             return Verdict(command, f"more than {verb.rate} of {command.verb} for this device")
         command = msgspec.structs.replace(command, idempotent=verb.idempotent, attempts_max=verb.attempts_max)
-        if profile.topic:
+        if profile.sparkplug:
+            command = msgspec.structs.replace(command, topic=sparkplug.command_topic(command.device))
+        elif profile.topic:
             at = DeviceTopic.of(profile.topic).at(command.device)
             if command.topic not in ("", at):
                 return Verdict(command, f"topic {command.topic!r} is not {at!r}, that of the device's profile")
@@ -112,12 +114,14 @@ class Guard:
         return bool(count) and counted(command.device, command.verb, now_ns - per_ns) >= count
 
     def way(self, device: str) -> str:
-        """How a device is reached: 'modbus', 'opcua', or '' for MQTT."""
+        """How a device is reached; see `Profile.way`."""
         profile = self._devices.profile_of(device) if self._devices else None
         return profile.way if profile else ""
 
     def _addressed(self, command: Command) -> Command:
         """The command with its topic, which must be one that the pipeline's sinks write to; `BadData`."""
+        if EDGE in command.device:
+            raise BadData(f"command {command.id!r}: {command.device!r} is no level of a topic", reason="command")
         at = [t.at(command.device) for t in self._topics]
         if not command.topic and len(at) == 1:
             return msgspec.structs.replace(command, topic=at[0])

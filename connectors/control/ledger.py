@@ -177,6 +177,10 @@ class Ledger:
         if not same:
             self._admitted.pop((c.device, c.verb), None)
 
+    def in_flight(self, device: str) -> list[Entry]:
+        """What a device has got and not yet brought to an end."""
+        return [e for e in self._open.get(device, {}).values() if e.state in IN_FLIGHT]
+
     def admitted(self, device: str, verb: str, since_ns: int) -> int:
         """How many commands were let in since then."""
         return sum(e.received_at_ns > since_ns for e in self._admitted.get((device, verb), {}).values())

@@ -1,4 +1,4 @@
-"""Writes to Modbus TCP devices (function codes 5, 6 and 16) and reads back what it wrote (1, 3).
+"""Writes to Modbus TCP devices (function codes 5, 6 and 16), reads back what it wrote, and reads settings (1, 3).
 
 A device is asked once before it is written to, so that one that does not answer certainly got
 nothing. The client repeats nothing by itself.
@@ -7,6 +7,8 @@ nothing. The client repeats nothing by itself.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,15 +16,18 @@ from pymodbus.client import AsyncModbusTcpClient
 from pymodbus.exceptions import ModbusException
 
 from connectors.backoff import Backoff
-from connectors.control.commands import Command
+from connectors.control.commands import Command, Value
 from connectors.control.devices import Devices, Profile, Write
+from connectors.control.found import Found
 from connectors.control.ledger import Event
 from pipelines.clock import Clock
+from pipelines.errors import NotConnected
 from pipelines.units import duration_s
 
 REQUEST_S_MAX = 1.0
 TURN_S_MAX = 2.0  # a gateway serves one request at a time
 LOOK_AGAIN_S = 0.1
+_NOBODY = {10, 11}  # of a gateway: the device behind it does not answer
 _PERHAPS_DONE = {5, 6, 11}  # 'acknowledge', 'busy', 'gateway target failed to respond': the device may do it yet
 Outcome = tuple[Event, str]
 
@@ -43,18 +48,43 @@ class Modbus:
         profile = self._profile(command.device)
         write = profile.verbs[command.verb].write
         assert write is not None  # the document is checked
-        link = self._link(profile)
         try:
-            async with asyncio.timeout(TURN_S_MAX):
-                await link.turn.acquire()
-        except TimeoutError:
-            return Event.RETURN, "others are served by this address"
+            async with self._link(profile).mine() as link:
+                if self._clock.now_ns() >= command.expires_at_ns:
+                    return Event.RETURN, "it expired before it was written"
+                return await _carry_out(link, profile.unit, write, write.raw(command.args))
+        except NotConnected as e:
+            return Event.RETURN, str(e)
+
+    async def read(self, device: str, want: Mapping[str, Value]) -> Found:
+        """The settings of a device; see `Writer.read`."""
+        profile, found = self._profile(device), Found()
+        async with self._link(profile).mine() as link:
+            for name, write in profile.writes.items():
+                try:
+                    answer = await _read(link.client, profile.unit, write)
+                except (ModbusException, OSError, TimeoutError) as e:
+                    link.down()
+                    raise NotConnected(f"it does not answer: {e}") from e
+                if answer.isError() and answer.exception_code in _NOBODY:
+                    raise NotConnected(f"its gateway does not reach it (code {answer.exception_code})")
+                if answer.isError():
+                    found.fault(name, f"{write.to} {write.address} cannot be read (code {answer.exception_code})", want)
+                else:
+                    number = _number(answer, write)
+                    same = name in want and number == write.raw({name: want[name]})
+                    found.take(name, write.value_of(number, profile.settings[name].type), want, same=same)
+        return found
+
+    async def write(self, device: str, setting: str, value: Value) -> Outcome:
+        """Write a setting; see `Writer.write`."""
+        profile = self._profile(device)
+        write = profile.writes[setting]
         try:
-            if self._clock.now_ns() >= command.expires_at_ns:
-                return Event.RETURN, "it expired before it was written"
-            return await _carry_out(link, profile.unit, write, write.raw(command.args))
-        finally:
-            link.turn.release()
+            async with self._link(profile).mine() as link:
+                return await _carry_out(link, profile.unit, write, write.raw({setting: value}))
+        except NotConnected as e:
+            return Event.RETURN, str(e)
 
     async def close(self) -> None:
         """Close all links."""
@@ -67,18 +97,33 @@ class Modbus:
         return profile
 
     def _link(self, profile: Profile) -> _Link:
-        return self._links.setdefault(profile.modbus, _Link(profile.modbus, self._clock))
+        if profile.modbus not in self._links:
+            self._links[profile.modbus] = _Link(profile.modbus, self._clock)
+        return self._links[profile.modbus]
 
 
 class _Link:
     def __init__(self, url: str, clock: Clock) -> None:
         at = urlsplit(url)
-        self.turn = asyncio.Lock()
+        self._turn = asyncio.Lock()
         self._clock, self._backoff, self._next_s = clock, Backoff(), 0.0
         self.client = AsyncModbusTcpClient(
             str(at.hostname), port=at.port or 502, timeout=REQUEST_S_MAX, retries=0, reconnect_delay=0
         )
         self._connecting: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def mine(self) -> AsyncIterator[_Link]:
+        """While no other device is served at this address. `NotConnected` if that takes too long."""
+        try:
+            async with asyncio.timeout(TURN_S_MAX):
+                await self._turn.acquire()
+        except TimeoutError as e:
+            raise NotConnected("others are served by this address") from e
+        try:
+            yield self
+        finally:
+            self._turn.release()
 
     def up(self) -> bool:
         if self.client.connected:
@@ -148,20 +193,18 @@ async def _confirm(link: _Link, unit: int, write: Write, number: int) -> Outcome
     return Event.SUCCEED, f"{at} reads {number}"
 
 
-def _count(write: Write) -> int:
-    return 2 if write.word.endswith("32") else 1
-
-
 async def _read(client: Any, unit: int, write: Write) -> Any:
-    if write.to == "coil":
-        return await client.read_coils(write.address, count=1, device_id=unit)
-    return await client.read_holding_registers(write.address, count=_count(write), device_id=unit)
+    ask = client.read_coils if write.to == "coil" else client.read_holding_registers
+    answer = await ask(write.address, count=write.count, device_id=unit)
+    if not answer.isError() and len(answer.bits if write.to == "coil" else answer.registers) < write.count:
+        raise ModbusException(f"it was asked for {write.to} {write.address}, and answered with too little")
+    return answer
 
 
 async def _write(client: Any, unit: int, write: Write, number: int) -> Any:
     if write.to == "coil":
         return await client.write_coil(write.address, bool(number), device_id=unit)
-    raw = (number % 2 ** (16 * _count(write))).to_bytes(2 * _count(write), "big")
+    raw = (number % 2 ** (16 * write.count)).to_bytes(2 * write.count, "big")
     words = [int.from_bytes(raw[i : i + 2], "big") for i in range(0, len(raw), 2)]
     if len(words) == 1:
         return await client.write_register(write.address, words[0], device_id=unit)

@@ -51,6 +51,10 @@ class Typed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     arg: str = ""
     value: Value = None
 
+    def takes(self, kind: str | None) -> bool:
+        """Whether an argument of that type can be sent."""
+        return kind in _TAKES.get(self.type, ("float", "int"))
+
     def raw(self, args: Mapping[str, Value]) -> Scalar:
         """What is sent; `ConfigError` if it is nothing of that type."""
         given = args[self.arg] if self.arg else self.value
@@ -206,7 +210,7 @@ def wrong_call(at: str, call: Call, types: Mapping[str, str], one_device: bool) 
 def _wrong_typed(at: str, given: Typed, types: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     if bool(given.arg) == (given.value is not None):
         yield at, "name either the argument (arg = 'speed') or the value (value = 1) that is sent"
-    elif given.arg and types.get(given.arg) not in _TAKES.get(given.type, ("float", "int")):
+    elif given.arg and not given.takes(types.get(given.arg)):
         yield f"{at}.arg", f"{given.arg!r} is no argument of the verb that is always there and can be a {given.type}"
     elif not given.arg:
         try:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from asyncua import ua
 from connectors.backoff import Backoff
 from connectors.control.commands import DETAIL_CHARS_MAX, Command, Value
 from connectors.control.devices import Devices, Profile
+from connectors.control.found import Found
 from connectors.control.ledger import Event
 from connectors.control.nodes import DEVICE, Call, OwnNode, Scalar, Server, Set, Typed, place_of
 from connectors.control.statuses import comes_later, judged
@@ -79,6 +82,18 @@ class Opcua:
             return await link.set(verb.set, command.device, command.args)
         assert verb.call is not None  # the document is checked
         return await link.call(verb.call, command.device, command.args)
+
+    async def read(self, device: str, want: Mapping[str, Value]) -> Found:
+        """The settings of a device; see `Writer.read`."""
+        profile, link = self._of(device)
+        return await link.settings(profile.sets, device, want)
+
+    async def write(self, device: str, setting: str, value: Value) -> Outcome:
+        """Write a setting; see `Writer.write`."""
+        profile, link = self._of(device)
+        if link.refusal:
+            return Event.REJECT, link.refusal
+        return await link.set(profile.sets[setting], device, {setting: value})
 
     async def close(self) -> None:
         """Close all links."""
@@ -169,6 +184,33 @@ class _Link:
         return self._channel
 
     # what is done
+
+    async def settings(self, places: Mapping[str, Set], device: str, want: Mapping[str, Value]) -> Found:
+        """Read settings, all in one request."""
+        found, nodes = Found(), dict[str, ua.NodeId]()
+        if self.refusal:
+            raise NotConnected(self.refusal)
+        try:
+            for name, place in places.items():
+                try:
+                    async with asyncio.timeout(PREPARE_S_MAX):
+                        nodes[name] = await self._find(place.node, device, VARIABLES)
+                except ConfigError as e:
+                    found.fault(name, str(e), want)
+            async with asyncio.timeout(PREPARE_S_MAX):
+                answers = await _read_all(self._open(), list(nodes.values())) if nodes else []
+        except (NotConnected, TimeoutError) as e:
+            self.down()
+            raise NotConnected(f"it does not answer: {e or type(e).__name__}") from e
+        for name, answer in zip(nodes, answers, strict=True):
+            value, at = _single(answer), places[name].node.replace(DEVICE, device)
+            if value is None:
+                found.fault(name, f"{at} cannot be read ({_status(answer)})", want)
+            else:
+                raw = places[name].raw({name: want[name]}) if name in want else None
+                same = raw is not None and raw == value and isinstance(raw, bool) == isinstance(value, bool)
+                found.take(name, value, want, same=same)
+        return found
 
     async def set(self, what: Set, device: str, args: dict[str, Value]) -> Outcome:
         """Write a value and read it back."""
@@ -298,17 +340,27 @@ def _only(found: list[ua.NodeId], what: str) -> ua.NodeId:
 
 async def _read(channel: Channel, node: ua.NodeId) -> Any:
     """The value of a node with its status."""
+    return (await _read_all(channel, [node]))[0]
+
+
+async def _read_all(channel: Channel, nodes: Sequence[ua.NodeId]) -> list[Any]:
     request = ua.ReadRequest()
-    request.Parameters.NodesToRead = [ua.ReadValueId(NodeId=node, AttributeId=ua.AttributeIds.Value)]
+    request.Parameters.NodesToRead = [ua.ReadValueId(NodeId=node, AttributeId=ua.AttributeIds.Value) for node in nodes]
     request.Parameters.TimestampsToReturn = ua.TimestampsToReturn.Neither
-    results = (await channel.call(request, ua.ReadResponse)).Results
-    if len(results) != 1:
-        raise NotConnected(f"OPC UA server {channel.where} answered one question with {len(results)} answers")
-    return results[0]
+    results = list((await channel.call(request, ua.ReadResponse)).Results)
+    if len(results) != len(nodes):
+        raise NotConnected(f"OPC UA server {channel.where} answered {len(nodes)} questions with {len(results)} answers")
+    return results
 
 
 def _good(found: Any) -> bool:
     return found.Value is not None and (found.StatusCode is None or found.StatusCode.is_good())
+
+
+def _single(found: Any) -> Scalar | None:
+    """The value that was read; None if there is none that a setting can have."""
+    value = found.Value.Value if _good(found) else None
+    return value if isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value)) else None
 
 
 def _shown(value: object) -> str:

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import faust
 from faust.exceptions import FaustError
 
-from connectors.control import DeviceTopic, api, destination
+from connectors.control import DeviceTopic, api, destination, sparkplug
 from connectors.control.account import Account, read
 from connectors.control.app import app_of
 from connectors.control.bridge import Bridge, origins, topics_of
@@ -23,6 +24,7 @@ from connectors.control.commands import Command
 from connectors.control.desk import Desk
 from connectors.control.devices import Devices, parse
 from connectors.control.guard import Guard
+from connectors.control.rebirths import Rebirths
 from connectors.control.signing import own
 from connectors.control.switch import Switch
 from connectors.control.twins import TwinDesk, filters
@@ -41,6 +43,7 @@ from pipelines.runtime.service import run_service
 from pipelines.settings import Settings
 
 END_S_MAX = 10.0  # shorter than the drain time of `run_service`
+Job = Coroutine[None, None, None]
 CONDITIONS = ("connected", "commands", "mqtt")  # to Kafka; assigned the command topic; to the devices
 
 
@@ -63,7 +66,8 @@ async def main(settings: Settings, health: Health, stop: asyncio.Event) -> None:
             f"{settings.pipeline}: nothing to control: no stream has a .to(control.command(…)), and the site no devices.toml"
         )
     patterns = patterns_of(plan, devices)
-    broker = broker_of(settings, plan) if patterns else None
+    births = sparkplug.filters(devices)
+    broker = broker_of(settings, plan) if patterns or births else None
     key = own(Path(settings.data_dir))
     if not await kafka.ready(settings.brokers, topics_of(plan, settings.site, settings.partitions), stop):
         return
@@ -87,7 +91,7 @@ async def main(settings: Settings, health: Health, stop: asyncio.Event) -> None:
         clock = SystemClock()
         newest_ns = max((e.updated_at_ns for e in entries), default=0)
         guard = Guard(settings.site, devices, patterns, key, newest_ns)
-        heard = [*sorted({t.ack_filter for t in patterns}), *filters(devices)]
+        heard = [*sorted({t.ack_filter for t in patterns}), *filters(devices), *births]
         link = Link(broker, f"{settings.site}-control", heard, health) if broker else None
         if link is None:
             health.set(mqtt=True)  # there is nothing to be connected to
@@ -97,12 +101,16 @@ async def main(settings: Settings, health: Health, stop: asyncio.Event) -> None:
         local = settings.options.get("off_switch")
         switch = Switch(Path(settings.data_dir), Path(local) if local else None)
         sides = await read_twins(settings.brokers, settings.site)
-        twins = TwinDesk(settings.site, devices, sides, link, switch, clock)
+        twins = TwinDesk(settings.site, devices, sides, link, direct, switch, clock)
         writers = Writers(guard, link, direct)
         desk = Desk(settings.site, patterns, entries, account, guard, switch, writers, twins, bury, clock)
         bridge = Bridge(settings, sources, producer, bury, health, key)
-        await ending.enter_async_context(api.serving(settings, desk, partial(_hand_in, producer, settings.site), clock))
-        await _run(app_of(settings, desk, health), desk, twins, link, bridge, stop)
+        hand_in = partial(_hand_in, producer, settings.site)
+        await ending.enter_async_context(api.serving(settings, desk, hand_in, clock))
+        work = [desk.run(stop), bridge.run(stop), twins.run(desk.alone, desk.in_flight, stop)]
+        if devices and births and plan.needs_births:
+            work.append(Rebirths(settings, devices, switch, key, hand_in, clock).run(stop))
+        await _run(app_of(settings, desk, health), desk, twins, link, work, stop)
 
 
 async def _hand_in(producer: kafka.Client, site: str, command: Command) -> None:
@@ -122,13 +130,15 @@ def patterns_of(plan: Plan, devices: Devices | None) -> list[DeviceTopic]:
 
 
 async def _run(
-    app: faust.App, desk: Desk, twins: TwinDesk, link: Link | None, bridge: Bridge, stop: asyncio.Event
+    app: faust.App, desk: Desk, twins: TwinDesk, link: Link | None, jobs: Sequence[Job], stop: asyncio.Event
 ) -> None:
     """Run the parts side by side; when one fails or `stop` is set, end all in order."""
 
     async def hear(topic: str, payload: bytes) -> None:
         if twins.owns(topic):
             twins.hear(topic, payload)
+        elif node := sparkplug.born(topic):
+            await desk.born(node)
         else:
             await desk.hear(topic, payload)
 
@@ -136,7 +146,7 @@ async def _run(
         await desk.connected()
         twins.connected()
 
-    work = [asyncio.create_task(c) for c in (desk.run(stop), bridge.run(stop), twins.run(desk.alone, stop))]
+    work = [asyncio.create_task(job) for job in jobs]
     answers = [link.run(hear, connected)] if link else []
     parts = [*work, *(asyncio.create_task(c) for c in (*answers, _host(app), stop.wait()))]
     try:

@@ -6,17 +6,19 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from connectors.control import DESIRED_LEVEL, REPORTED_LEVEL, DeviceTopic, audit
+from connectors.control.account import Alone
 from connectors.control.commands import Command
 from connectors.control.devices import Devices, Profile
+from connectors.control.reconciler import Reconciler
 from connectors.control.switch import Switch
 from connectors.control.telling import Telling
 from connectors.control.twin import TWINS_MAX, Desired, Report, Reported, Twin, Twins, decode_report, for_device
+from connectors.control.writers import Writer
 from connectors.link import Link
 from pipelines import metrics, topics
 from pipelines.clock import Clock
@@ -27,7 +29,6 @@ log = logging.getLogger("control.twins")
 LOOK_S = 0.25
 HEARD_MAX, WAITING_MAX = 500, 10_000  # reports that are put on record together, and that wait for it
 Side = Desired | Reported
-Alone = Callable[[], AbstractAsyncContextManager[Callable[[Sequence[Beside]], Awaitable[None]]]]
 _BLOCKED, _DELIVERED, _RENUMBERED = "BLOCKED", "DELIVERED", "RENUMBERED"  # in the audit, beside twin.State
 
 
@@ -42,14 +43,25 @@ def _topics(devices: Devices | None) -> list[tuple[DeviceTopic, Profile]]:
 
 
 class TwinDesk:
-    """The owner of the twins. `devices` is None where there is no document: then there are none."""
+    """The owner of the twins. `devices` is None where there is no document: then there are none.
+
+    `direct`: by way (`Profile.way`), what writes to devices that cannot tell their settings themselves.
+    """
 
     def __init__(
-        self, site: str, devices: Devices | None, sides: Sequence[Side], link: Link | None, switch: Switch, clock: Clock
+        self,
+        site: str,
+        devices: Devices | None,
+        sides: Sequence[Side],
+        link: Link | None,
+        direct: Mapping[str, Writer],
+        switch: Switch,
+        clock: Clock,
     ) -> None:
         self._site, self._devices, self._link, self._switch, self._clock = site, devices, link, switch, clock
         self._twins = Twins(sides)
-        self._telling = Telling(self._twins, clock.monotonic_s())
+        self._direct = Reconciler(devices, direct, self._twins, switch, clock, self._written, self._allowed, self._take)
+        self._telling = Telling(self._twins, clock.monotonic_s(), hears=lambda device: not self._direct.owns(device))
         self._heard: list[tuple[str, Report]] = []
         self._audit: list[Beside] = []
         self._blocked: dict[str, int] = {}  # version of what the profile does not allow any more, by device
@@ -75,8 +87,18 @@ class TwinDesk:
         """Take note of what is on record, and tell the device."""
         for side in desired:
             self._twins.record(side)
-            self._telling.changed(side.device, self._clock.monotonic_s())
+            self._changed(side.device)
         self._news.set()
+
+    def _changed(self, device: str) -> None:
+        if self._direct.owns(device):
+            self._direct.changed(device)
+        else:
+            self._telling.changed(device, self._clock.monotonic_s())
+
+    def yields(self, device: str) -> bool:
+        """Whether a command may go to a device now; see `Reconciler.yields`."""
+        return self._direct.yields(device)
 
     def owns(self, topic: str) -> bool:
         """Whether an MQTT topic is one on which devices say how their settings are."""
@@ -86,14 +108,18 @@ class TwinDesk:
         """Take in what a device says of its settings."""
         try:
             device, profile = self._speaker(topic)
-            if len(self._heard) >= WAITING_MAX or self._twins.full(device):
-                raise BadData(
-                    f"{device}: {WAITING_MAX} reports wait, or {TWINS_MAX} devices have a twin", reason="limit"
-                )
-            self._heard.append((device, decode_report(payload, profile.settings)))
+            self._take(device, decode_report(payload, profile.settings))
         except BadData as e:
             metrics.errors.labels(self._site, "control", e.reason).inc()
             log.warning("MQTT topic %s: %s", topic, e)
+
+    def _take(self, device: str, report: Report) -> None:
+        if len(self._heard) >= WAITING_MAX or self._twins.full(device):
+            metrics.errors.labels(self._site, "control", "limit").inc()
+            log.warning("%s: %d reports wait, or %d devices have a twin", device, WAITING_MAX, TWINS_MAX)
+            return
+        self._heard.append((device, report))
+        self._news.set()
 
     def _speaker(self, topic: str) -> tuple[str, Profile]:
         for name, profile in self._names:
@@ -107,18 +133,22 @@ class TwinDesk:
         self._telling.connected(self._clock.monotonic_s())
         self._news.set()
 
-    async def run(self, alone: Alone, stop: asyncio.Event) -> None:
-        """Tell and hear until told to stop. `alone` keeps others from the record meanwhile; `Unavailable` if Kafka is lost."""
-        while not stop.is_set():
-            self._news.clear()
-            await self._tell()
-            await self._keep(alone)
-            different = self._twins.different
-            metrics.twins_different.labels(self._site).set(len(different))
-            metrics.twin_difference.labels(self._site).set(min(different.values(), default=0) / 1e9)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
-                    await self._news.wait()
+    async def run(self, alone: Alone, in_flight: Callable[[str], bool], stop: asyncio.Event) -> None:
+        """Tell and hear until told to stop. `alone` keeps others from the record meanwhile, `in_flight` says whether a device
+        has a command; `Unavailable` if Kafka is lost.
+        """
+        async with self._direct.ending():
+            while not stop.is_set():
+                self._news.clear()
+                await self._tell()
+                await self._direct.begin(alone, in_flight)
+                await self._keep(alone)
+                metrics.twins_different.labels(self._site).set(len(self._twins.different))
+                metrics.twin_difference.labels(self._site).set(self._twins.oldest_ns / 1e9)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_S):
+                        await self._news.wait()
+        await self._keep(alone)
 
     async def _tell(self) -> None:
         for desired in self._telling.due(self._clock.monotonic_s()):
@@ -140,17 +170,24 @@ class TwinDesk:
         return self._telling.told(desired, self._clock.monotonic_s())
 
     def _address(self, desired: Desired) -> str | None:
-        """Where a device hears; None, and an audit line, if its profile does not allow what was desired once."""
-        assert self._devices is not None or not self._names
+        """Where a device hears; None if it is not told."""
         profile = self._devices.profile_of(desired.device) if self._devices else None
-        why = profile.settings_refusal(desired.values) if profile else "no profile is for this device any more"
-        if why or profile is None:
+        if not self._allowed(desired) or profile is None or not profile.topic:
             self._told(desired)
-            if self._blocked.get(desired.device) != desired.version:
-                self._blocked[desired.device] = desired.version
-                self._note(desired, _BLOCKED, f"it is not told any more: {why}: set it anew or unset it")
             return None
         return DeviceTopic.of(profile.topic).beside(DESIRED_LEVEL, desired.device)
+
+    def _allowed(self, desired: Desired) -> bool:
+        """Whether its profile still allows what was desired once; an audit line if not."""
+        profile = self._devices.profile_of(desired.device) if self._devices else None
+        why = profile.settings_refusal(desired.values) if profile else "no profile is for this device any more"
+        if why and self._blocked.get(desired.device) != desired.version:
+            self._blocked[desired.device] = desired.version
+            self._note(desired, _BLOCKED, f"it is not told any more: {why}: set it anew or unset it")
+        return not why
+
+    def _written(self, desired: Desired, values: audit.Values, detail: str) -> Beside:
+        return self._line(Twin(desired), values, _DELIVERED, f"version {desired.version}, {detail}")
 
     async def _keep(self, alone: Alone) -> None:
         """Put on record what was heard and done."""
@@ -166,7 +203,7 @@ class TwinDesk:
                 for side in changed.values():
                     self._twins.record(side)
                     if isinstance(side, Desired):
-                        self._telling.changed(side.device, self._clock.monotonic_s())
+                        self._changed(side.device)
                 for device in before:
                     self._telling.heard(device, self._clock.monotonic_s())
 
@@ -190,7 +227,8 @@ class TwinDesk:
         old = before.reported.values if before.reported else {}
         names = old.keys() | side.values.keys()
         changed = {n: side.values.get(n) for n in sorted(names) if old.get(n) != side.values.get(n)}
-        detail = f"the device says that it has version {side.applied}" + (f": {side.detail}" if side.detail else "")
+        who = "it was read after" if self._direct.owns(side.device) else "the device says that it has"
+        detail = f"{who} version {side.applied}" + (f": {side.detail}" if side.detail else "")
         return [line_of(self._site, side), self._line(after, changed, after.state.value, detail)]
 
     def _note(self, desired: Desired, state: str, detail: str = "") -> None:

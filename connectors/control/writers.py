@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from connectors.control.commands import Command
+from connectors.control import sparkplug
+from connectors.control.commands import Command, Value
 from connectors.control.devices import Devices
+from connectors.control.found import Found
 from connectors.control.guard import Guard
 from connectors.control.ledger import Event
 from connectors.control.modbus import Modbus
@@ -28,6 +30,14 @@ class Writer(Protocol):
 
     async def deliver(self, command: Command) -> Outcome:
         """Carry a command out: SUCCEED, FAIL, REJECT, RETURN (certainly not sent) or LOSE (nobody knows)."""
+        ...
+
+    async def read(self, device: str, want: Mapping[str, Value]) -> Found:
+        """The settings that its profile has, and which are not as wanted. `NotConnected` if it does not answer."""
+        ...
+
+    async def write(self, device: str, setting: str, value: Value) -> Outcome:
+        """Write a setting and read it back; as `deliver`."""
         ...
 
     async def close(self) -> None:
@@ -70,8 +80,12 @@ class Writers:
             return await writer.deliver(command)
         if self._link is None or not self._link.connected:
             return Event.RETURN, "the MQTT link is down"
+        edge = self._guard.way(command.device) == "sparkplug"
         try:
-            await self._link.publish(command.topic, command.for_device())
+            if edge:
+                await self._link.publish(command.topic, sparkplug.rebirth(command.issued_at_ns), sparkplug.QOS)
+            else:
+                await self._link.publish(command.topic, command.for_device())
         except NotConnected as e:
             return Event.LOSE, str(e)
         return None

@@ -14,6 +14,7 @@ from connectors.mqtt.codec import Codec
 from connectors.mqtt.connection import PORTS, Connection
 from connectors.mqtt.link import Account, Link
 from connectors.mqtt.spb import BIRTH_BYTES_MAX
+from connectors.mqtt.wishes import Wishes
 from connectors.payloads import PAYLOAD_BYTES_MAX
 from connectors.progress import DeviceClock
 from pipelines import metrics
@@ -34,6 +35,7 @@ class MqttReader:
         self._device_clock = DeviceClock(source.speed, duration_ns(source.future_max))
         self._link: Link | None = None
         self._gaps_told = 0
+        self._wishes = Wishes()
 
     def _codec_of(self, source: MqttSource[Any] | SparkplugSource[Any]) -> Codec | SparkplugCodec:
         if isinstance(source, MqttSource):
@@ -69,11 +71,13 @@ class MqttReader:
         now_ns = self._context.clock.now_ns()
         latest_ns = self._device_clock.latest(now_ns)
         batch, rejects = self._codec.decode(messages.topics, messages.payloads, arrived, latest_ns=latest_ns)
-        if isinstance(self._source, SparkplugSource):
+        wanted: tuple[str, ...] = ()
+        if not isinstance(self._codec, Codec):
             self._tell()
+            wanted = self._wishes.due(self._codec.mute, self._context.clock.monotonic_s())
         if len(batch):
             self._device_clock.learn(int(np.median(batch.time)), now_ns)
-        return Read(batch, rejects, partial(_ack, self._link, messages))
+        return Read(batch, rejects, partial(_ack, self._link, messages), wanted)
 
     def _tell(self) -> None:
         labels = {"site": self._context.site, "stream": self._source.stream}

@@ -27,6 +27,7 @@ class SparkplugSource(Connection, Generic[S]):
     """See `sparkplug`."""
 
     reader: ClassVar[str] = "connectors.mqtt.reader:MqttReader"
+    needs_births: ClassVar[bool] = True
 
     schema: type[S]
     stream: str
@@ -83,7 +84,7 @@ def sparkplug(
     readings, where they are absent.
     `key`: made of {group}, {node} and {device}; the metrics of a node itself have no device, and their key ends before it.
     Quality, if the schema has such a column: BAD after a death, for null metrics and those whose property says so; UNCERTAIN
-    from a lost message to the next birth. Nodes are never asked for a rebirth: `collect` does not write.
+    from a lost message to the next birth. `collect` never asks a node for a rebirth; `control` does, if devices.toml allows it.
     Other options are as in `source`.
     """
     durations("mqtt", future_max=future_max, silence=silence, stale=stale)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,6 +63,11 @@ class SparkplugCodec:
         return self._nodes.gaps
 
     @property
+    def mute(self) -> Collection[tuple[str, str]]:
+        """(group, name) of the nodes that are there and have to be born again."""
+        return self._nodes.mute.keys()
+
+    @property
     def unborn(self) -> int:
         """Nodes that have to be born again."""
         return self._nodes.wanted
@@ -121,11 +126,13 @@ class SparkplugCodec:
         payload, node = parse(data), self._nodes.of(group, name)
         if kind == "NDEATH":
             self._died(i, group, name, node, payload, arrived, rows)
+            self._nodes.mind(group, name, node, there=False)
             return
         if kind == "NBIRTH":
             self._nodes.born(node, payload)
         else:
             self._nodes.count(node, payload)
+        self._nodes.mind(group, name, node, there=True)
         known = self._nodes.device(node, device)
         if kind in BIRTHS:
             known = self._nodes.introduce(node, device, payload)

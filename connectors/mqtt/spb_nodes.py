@@ -59,6 +59,7 @@ class Nodes:
         self._nodes: dict[tuple[str, str], Node] = {}
         self._aliases = 0
         self.gaps = 0
+        self.mute: dict[tuple[str, str], None] = {}  # nodes that are there and whose births are missing, in that order
 
     @property
     def wanted(self) -> int:
@@ -79,6 +80,13 @@ class Nodes:
         if name not in node.devices and len(node.devices) >= DEVICES_MAX:
             raise BadData(f"the edge node has more than {DEVICES_MAX} devices", reason="too_many")
         return node.devices.setdefault(name, Device())
+
+    def mind(self, group: str, name: str, node: Node, *, there: bool) -> None:
+        """Take note whether a node, which has just been heard or has died, lacks a birth that it could be asked for."""
+        if there and (node.lost or not node.born):
+            self.mute[group, name] = None
+        else:
+            self.mute.pop((group, name), None)
 
     def born(self, node: Node, payload: Any) -> None:
         """An NBIRTH: all that was known of the node before is over."""

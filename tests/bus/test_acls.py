@@ -86,6 +86,21 @@ def test_an_exchange_is_written_and_read_by_process_and_a_foreign_topic_read_by_
         assert found == {"describe topic erp.orders"}, other
 
 
+def test_a_wish_for_births_is_written_by_collect_and_read_by_control_where_there_are_edge_nodes(tmp_path: Path) -> None:
+    (tmp_path / "edge").mkdir()
+    _, plan = site_of(tmp_path)
+    _, edge = site_of(
+        tmp_path / "edge", more='tiny.read(mqtt.sparkplug(Reading, broker="mqtt://edge", stream="nodes"))\n'
+    )
+    right = {(service, r) for service in SERVICES for r in shown(edge, service) if "rebirth" in r}
+    assert right == {
+        ("collect", "write topic hall1.control.rebirth"),
+        ("control", "read topic hall1.control.rebirth"),
+    }
+    assert topics.rebirths("hall1") in {t.name for t in edge.topics("hall1", 2)}
+    assert not [r for service in SERVICES for r in shown(plan, service) if "rebirth" in r]
+
+
 def granted(fleet: Fleet, folder: Path, name: str = "hall1") -> tuple[int, int]:
     folder.mkdir(exist_ok=True)
     site, plan = site_of(folder, site_toml(fleet, name) + FIRMWARE)

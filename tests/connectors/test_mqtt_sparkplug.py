@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from connectors import mqtt
 from connectors.mqtt import spb_codec, spb_nodes
 from connectors.mqtt.spb_codec import SparkplugCodec
+from connectors.mqtt.wishes import Wishes
 from pipelines.batch import Batch
 from pipelines.dead import DeadLetter
 from pipelines.errors import PlanError
@@ -111,6 +112,37 @@ def test_a_lost_message_makes_values_uncertain_until_the_next_birth() -> None:
     batch, _ = decode(decoder, *alive(node))
     assert [r[4] for r in rows(batch)] == [GOOD]
     assert decoder.unborn == 0
+
+
+def test_who_lacks_a_birth_is_known_until_he_is_born_or_dead() -> None:
+    node, other = EdgeNode(), EdgeNode("G", "n2", bdseq=3)
+    decoder = codec()
+    decode(decoder, *alive(node))
+    assert list(decoder.mute) == []
+    node.data("d", NOW, count=5)  # is lost
+    decode(decoder, node.data("d", NOW, count=6), (b"spBv1.0/G/DDATA/n2/d", node.data("d", NOW, count=7)[1]))
+    assert list(decoder.mute) == [("G", "n1"), ("G", "n2")]
+    assert decoder.unborn == 2
+    decode(decoder, node.birth(NOW), other.will())
+    assert list(decoder.mute) == []
+    assert decoder.unborn == 1  # the dead one, which nobody could ask
+
+
+def test_a_birth_is_wished_for_at_once_and_again_and_not_in_a_stream() -> None:
+    wishes, mute = Wishes(), {("G", "n1"): None}
+    assert wishes.due({}, 0.0) == ()
+    assert wishes.due(mute, 0.0) == ("G/n1",)
+    mute["G", "n2"] = None
+    assert wishes.due(mute, 0.5) == ()
+    assert wishes.due(mute, 1.0) == ("G/n1", "G/n2")
+    assert wishes.due(mute, 15.9) == ()
+    assert wishes.due(mute, 16.0) == ("G/n1", "G/n2")
+    mute = {("G", f"n{n}" if n else "x" * 300): None for n in range(1_201)}
+    named = [wishes.due(mute, 100.0 + 15 * n) for n in range(3)]
+    assert [len(names) for names in named] == [500] * 3
+    assert (
+        len({name for names in named for name in names}) == 1_200
+    )  # all but the long name, which control could not use
 
 
 def test_deaths() -> None:

@@ -122,7 +122,7 @@ def test_mistakes_against_a_row(changes: dict[str, object], message: str) -> Non
     ("changes", "message"),
     [
         ({"id": "a b"}, "id: 1 to 128 letters"),
-        ({"device": "a/b"}, "device: 1 to 256 characters, none of /"),
+        ({"device": "a/b/c"}, "device: 1 to 256 characters, none of /"),
         ({"verb": "Stop!"}, "verb: lower-case"),
         ({"expires_at_ns": NOW}, "expires_at_ns: after issued_at_ns"),
         ({"attempts_max": 99}, "attempts_max: 1 to 10"),

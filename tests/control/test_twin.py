@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from connectors.control import DeviceTopic, twin
 from connectors.control.commands import Command, Value
@@ -86,6 +88,19 @@ def test_it_numbers_past_what_a_device_has_heard() -> None:
     assert heard(twins, 50, a=0).version == 51
 
 
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9), st.booleans()), max_size=60))
+def test_the_oldest_difference_is_that_of_all(changes: list[tuple[int, int, bool]]) -> None:
+    twins = Twins()
+    for n, at, same in changes:
+        device, value = f"d{n}", at % 3
+        if (same or not twins[device].desired) and (found := twins.set(command(device, a=value), NOW + at)):
+            twins.record(found)
+        for side in twins.hear(device, Report(twins[device].version, {"a": value}), NOW + at):
+            twins.record(side)
+        every = [twins[d].since_ns for d in twins.devices]
+        assert twins.oldest_ns == min(filter(None, every), default=0)
+
+
 def test_there_is_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(twin, "TWINS_MAX", 1)
     twins = Twins()
@@ -120,11 +135,6 @@ def test_of_a_report_only_the_settings_of_the_profile_are_kept() -> None:
     [
         ('topic = "SITE/{device}/cmd"', 'topic = "SITE/{device}/desired"', "write the device once"),
         ("[profiles.press.verbs.stop]", '[profiles.press.settings]\n"a b" = {type = "int"}', "each named by letters"),
-        (
-            "[profiles.press]",
-            '[profiles.d]\ndevices = ["d1"]\nmodbus = "tcp://h"\nsettings.a = {type = "int"}\n[profiles.press]',
-            "only devices on MQTT",
-        ),
         ("[profiles.press]", '[profiles.d]\ndevices = ["d*"]\ntopic = "d/{device}/c"\n[profiles.press]', "verbs, settings, or"),
         ("[profiles.press.verbs.stop]", "[profiles.press.verbs.twin]", "which control itself carries out"),
     ],

@@ -109,11 +109,11 @@ async def twin_of(site: Site, device: str = "p1") -> Twin:
     return Twins(await read(site.brokers, site.name))[device]
 
 
-async def reaches(site: Site, state: State, version: int, **values: Any) -> Twin:
+async def reaches(site: Site, state: State, version: int, device: str = "p1", **values: Any) -> Twin:
     """Wait until the twin is so."""
 
     async def there() -> Twin | None:
-        twin = await twin_of(site)
+        twin = await twin_of(site, device)
         have = twin.reported.values if twin.reported else {}
         return twin if (twin.state, twin.version) == (state, version) and values.items() <= have.items() else None
 
@@ -121,7 +121,7 @@ async def reaches(site: Site, state: State, version: int, **values: Any) -> Twin
         found: Twin = await until(there, 20, f"{state} at {version}")
         return found
     except TimeoutError as e:
-        raise AssertionError(f"{await twin_of(site)}\n{site.log.read_text()}") from e
+        raise AssertionError(f"{await twin_of(site, device)}\n{site.log.read_text()}") from e
 
 
 async def test_settings_go_to_the_device_until_it_has_them(site: Site) -> None:

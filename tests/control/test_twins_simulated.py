@@ -13,13 +13,16 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+from pymodbus.exceptions import ModbusException
 
 from connectors.control.commands import Command, Value
 from connectors.control.devices import parse
+from connectors.control.modbus import Modbus
 from connectors.control.switch import Switch
 from connectors.control.telling import ASSERT_S
 from connectors.control.twin import Desired, Reported, State, Twins
@@ -27,7 +30,7 @@ from connectors.control.twins import Side, TwinDesk, line_of
 from pipelines.errors import NotConnected
 from pipelines.runtime.account import Beside
 
-RUNS = int(os.environ.get("SITESTREAM_CONTROL_RUNS", "160"))
+RUNS = int(os.environ.get("SITESTREAM_CONTROL_RUNS", "100"))
 SECOND = 10**9
 DOCUMENT = parse(
     """
@@ -37,6 +40,13 @@ topic = "s1/{device}/cmd"
 settings.speed = {type = "float"}
 settings.mode = {type = "text"}
 settings.n = {type = "int"}
+[profiles.drive]
+devices = ["d0"]
+modbus = "tcp://d0"
+[profiles.drive.settings]
+speed = {type = "float", write = {to = "register", address = 0, scale = 0.5, within = "1ms"}}
+n = {type = "int", write = {to = "register", address = 1, word = "i32", within = "1ms"}}
+on = {type = "bool", write = {to = "coil", address = 0, within = "1ms"}}
 """,
     "devices.toml",
 )
@@ -69,6 +79,77 @@ class Machine:
         self.version, self.values = 0, {}
 
 
+class Drive:
+    """A Modbus device, and the client that speaks to it. It has 1.0, -7 and false when it comes from the factory."""
+
+    FACTORY = (2, 65535, 65529, 0)  # three registers and a coil, as words
+
+    def __init__(self, run: Run, name: str) -> None:
+        self.run, self.name = run, name
+        self.words = list(self.FACTORY)
+        self.online, self.up, self.writes = True, False, 0
+        self.had = [self.values]
+
+    @property
+    def values(self) -> dict[str, Value]:
+        low = int.from_bytes(b"".join(w.to_bytes(2, "big") for w in self.words[1:3]), "big", signed=True)
+        return {"speed": self.words[0] / 2, "n": low, "on": bool(self.words[3])}
+
+    @property
+    def connected(self) -> bool:
+        return self.up and self.online
+
+    async def connect(self) -> None:
+        self.up = True
+
+    def close(self) -> None:
+        self.up = False
+
+    def reset(self) -> None:
+        """Somebody stands before it."""
+        self.words = list(self.FACTORY)
+        self.had.append(self.values)
+
+    def fault(self, chance: float) -> None:
+        self.run.may_die()
+        if not self.online or (not self.run.calm and self.run.random.random() < chance):
+            raise ModbusException("no answer")
+
+    def answer(self, **fields: Any) -> Any:
+        failed = not self.run.calm and self.run.random.random() < 0.02
+        return SimpleNamespace(isError=lambda: failed, exception_code=self.run.random.choice([2, 6, 11]), **fields)
+
+    async def read_holding_registers(self, address: int, count: int, device_id: int) -> Any:
+        assert not self.run.switch.why_off(), "it is asked although it is off"
+        self.fault(0.05)
+        if not self.run.calm and self.run.random.random() < 0.05:
+            assert not self.run.desk.yields(self.name), "a command may go to a device that is being written to"
+        return self.answer(registers=self.words[address : address + count])
+
+    async def read_coils(self, address: int, count: int, device_id: int) -> Any:
+        self.fault(0.05)
+        return self.answer(bits=[bool(self.words[3])])
+
+    async def write_register(self, address: int, word: int, device_id: int) -> Any:
+        return await self.write_registers(address, [word], device_id)
+
+    async def write_coil(self, address: int, bit: bool, device_id: int) -> Any:
+        return await self.write_registers(3, [int(bit)], device_id)
+
+    async def write_registers(self, address: int, words: list[int], device_id: int) -> Any:
+        assert self.words[address : address + len(words)] != words, "it has that already"
+        assert not self.run.switch.why_off(), "it is written to although it is off"
+        assert self.name not in self.run.flying, "it is written to while it has a command"
+        self.fault(0.05)
+        answer = self.answer()
+        if not answer.isError():
+            self.words[address : address + len(words)] = words
+            self.writes += 1
+            self.had.append(self.values)
+        self.fault(0.05)
+        return answer
+
+
 class Run:
     """One site. `kafka` is what is on record; `down` and `up` hold messages under way, in any order and perhaps twice."""
 
@@ -78,10 +159,12 @@ class Run:
         self.down: list[tuple[str, bytes]] = []
         self.up: list[tuple[str, bytes]] = []
         self.old: list[tuple[str, bytes]] = []  # all that was ever told: a process that was replaced may tell it yet
-        self.machines = {f"p{n}": Machine() for n in range(3)}
+        self.machines: dict[str, Machine | Drive] = {f"p{n}": Machine() for n in range(2)}
+        self.drive = self.machines["d0"] = Drive(self, "d0")
+        self.flying = set[str]()  # devices that have a command
         self.wanted: dict[str, dict[str, Value]] = {}
         self.history: dict[tuple[str, int], dict[str, Value]] = {}
-        self.connected, self.calm, self.folder = True, False, folder
+        self.connected, self.calm, self.switch = True, False, Switch(folder)
         self.restart()
 
     def now_ns(self) -> int:
@@ -102,8 +185,13 @@ class Run:
         """A new process reads what is on record."""
         link: Any = self
         clock: Any = self
-        self.desk = TwinDesk("s1", DOCUMENT, self.sides(), link, Switch(self.folder), clock)
-        self.desk._telling._random.seed(self.random.random())
+        modbus = Modbus(DOCUMENT, clock)
+        at: Any = modbus._link(DOCUMENT.profiles["drive"])
+        at.client, self.drive.up = self.drive, False
+        self.desk = TwinDesk("s1", DOCUMENT, self.sides(), link, {"modbus": modbus}, self.switch, clock)
+        for one in (self.desk._telling, self.desk._direct._rounds, at._backoff):
+            one._random.seed(self.random.random())
+        self.flying.clear()
 
     async def put(self, lines: Sequence[Beside]) -> None:
         """All or none."""
@@ -126,6 +214,7 @@ class Run:
     async def publish(self, topic: str, payload: bytes) -> None:
         """As MQTT: it may be lost, or come twice, or the answer of the broker is lost."""
         assert topic.endswith("/desired")
+        assert not self.switch.why_off()
         self.may_die()
         if not self.connected:
             raise NotConnected("down")
@@ -139,8 +228,9 @@ class Run:
         device = self.random.choice(list(self.machines))
         choice: dict[str, Value] = {
             "speed": self.random.choice([0.5, 1.0, 2.0]), "mode": self.random.choice(["eco", "full"]),
-            "n": self.random.randrange(3),
+            "n": self.random.randrange(-1, 2), "on": self.random.random() < 0.5,
         }  # fmt: skip
+        del choice["mode" if device == "d0" else "on"]
         args = dict(self.random.sample(list(choice.items()), self.random.choice([1, 1, 2])))
         command = Command(id="c", device=device, verb="twin", args=args, issuer="me", issued_at_ns=1, expires_at_ns=2)
         while True:  # what was cut off is read again
@@ -155,15 +245,23 @@ class Run:
         self.wanted[device] = self.wanted.get(device, {}) | args
 
     async def look(self) -> None:
+        await asyncio.sleep(0)  # for links to be made
         try:
             await self.desk._tell()
+            await self.desk._direct.begin(self.alone, self.flying.__contains__)
+            await self.desk._direct.settled()
             await self.desk._keep(self.alone)
         except Killed:
             self.restart()
         twins = Twins(self.sides())
         for device, machine in self.machines.items():
-            if twins[device].state is State.IN_SYNC:
-                assert machine.ever >= twins[device].version, f"{device} has never heard {twins[device]}"
+            twin = twins[device]
+            if twin.state is State.IN_SYNC and isinstance(machine, Machine):
+                assert machine.ever >= twin.version, f"{device} has never heard {twin}"
+            elif twin.state is State.IN_SYNC and isinstance(machine, Drive) and twin.desired:
+                assert any(twin.desired.values.items() <= had.items() for had in machine.had), (
+                    f"{device} never had {twin}"
+                )
 
     def arrive(self) -> None:
         """One message of either way, of those that are under way."""
@@ -173,8 +271,7 @@ class Run:
             device, payload = way.pop(0 if self.calm else self.random.randrange(len(way)))
             if way is self.up:
                 self.desk.hear(f"s1/{device}/reported", payload)
-            elif self.machines[device].online:
-                machine = self.machines[device]
+            elif isinstance(machine := self.machines[device], Machine) and machine.online:
                 before = machine.version
                 answer = machine.hear(payload)
                 assert machine.version >= before
@@ -203,8 +300,12 @@ class Run:
             self.skew_s = self.random.choice([0.0, -3600.0, 30.0])
         elif what < 0.69:
             self.restart()
-        elif what < 0.7:
+        elif what < 0.7 and isinstance(machine, Machine):
             machine.version += 7  # it was at another site before, or Kafka was begun anew
+        elif what < 0.72:
+            self.switch.turn(off=not self.switch.why_off())
+        elif what < 0.75:
+            self.flying ^= {"d0"} if self.desk.yields("d0") else set()
         else:
             self.now_s += self.random.choice([0.1, 1, 5, 60, 600])
             await self.look()
@@ -212,32 +313,39 @@ class Run:
     async def end(self) -> None:
         """Everything works from now on."""
         self.calm, self.connected = True, True
+        self.switch.turn(off=False)
+        self.flying.clear()
         for machine in self.machines.values():
             machine.online = True
         self.desk.connected()
-        for _ in range(int(2 * ASSERT_S / 100)):
+        writes = -1
+        for n in range(int(2 * ASSERT_S / 100)):
             self.now_s += 100
+            writes = self.drive.writes if n == ASSERT_S // 100 else writes
             await self.look()
             while self.down or self.up:
                 self.arrive()
             await self.look()
+        assert self.drive.writes == writes, "it is written to without need"
+
+
+async def all_of(seed: int, folder: Path) -> Run:
+    """A run to its end."""
+    run = Run(seed, folder)
+    for _ in range(120):
+        await run.step()
+    await run.end()
+    return run
 
 
 @pytest.mark.parametrize("part", range(4))
 def test_no_seed_ends_with_anything_but_what_was_desired_last(part: int) -> None:
-    told = 0
+    told, written = 0, 0
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(part, RUNS, 4):
-            run = Run(seed, Path(folder))
-
-            async def all_of(run: Run) -> None:
-                for _ in range(120):
-                    await run.step()
-                await run.end()
-
-            asyncio.run(all_of(run))
+            run = asyncio.run(all_of(seed, Path(folder)))
             twins = Twins(run.sides())
-            told += len(run.old)
+            told, written = told + len(run.old), written + run.drive.writes
             for device, want in run.wanted.items():
                 desired = twins[device].desired
                 assert desired
@@ -247,3 +355,4 @@ def test_no_seed_ends_with_anything_but_what_was_desired_last(part: int) -> None
                 assert twins[device].state is State.IN_SYNC, f"seed {seed}: {device}: {twins[device]}"
             assert not twins.different
     assert told > RUNS, "next to nothing was told"
+    assert written > RUNS / 4, "next to nothing was written"
