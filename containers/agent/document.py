@@ -101,6 +101,21 @@ def of(
     )
 
 
+def renewed(old: Document, now: Document, by: str, at: str, rules: Rules, rollout: str) -> Document:
+    """What `old` says should run, for who goes back to it from `now`; the agent stays the newer one's."""
+    images = {**old.images, **{tag: now.images[tag] for tag in now.agent}}
+    needed = {*now.agent, *(tag for s in old.services for tag in s.tags)}
+    return msgspec.structs.replace(
+        old, by=by, at=at, rules=rules, rollout=rollout, agent=now.agent,
+        images={tag: image for tag, image in images.items() if tag in needed},
+    )  # fmt: skip
+
+
+def alike(one: Document, other: Document) -> bool:
+    """Whether the same services are to run, with the same images, settings and secrets."""
+    return {s.profile.service: s.parts for s in one.services} == {s.profile.service: s.parts for s in other.services}
+
+
 def encode(document: Document) -> bytes:
     """As it lies in the repository."""
     return msgspec.json.encode(document, order="deterministic")

@@ -17,7 +17,6 @@ from containers.agent.document import Document, Rules, encode
 from containers.agent.profile import ALIVE_FILE
 from containers.agent.publish import Publisher, Standing
 from containers.cli import main
-from containers.cli_shared import Context, pushed
 from containers.fleet import show
 from containers.oci import Image
 from containers.profiles import CONFIG_DIR
@@ -146,18 +145,6 @@ def test_a_release_names_the_agent_that_is_to_run_unless_the_site_does_not_want_
         artifact.put_document(publisher.repo, status.path("hall1"), status.TAG, content, status.MEDIA_TYPE)
         assert published() == (word, tags)
     assert published("exchange = false\n") == ("stays", ())
-
-
-def test_pushing_leaves_sites_out_that_pull(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    pulls, plain = load_site(write_site(tmp_path / "a", SITE + AGENT)), load_site(write_site(tmp_path / "b"))
-    assert pushed(Context(), [pulls, plain]) == [plain]
-    assert pushed(Context(), [plain]) == [plain]
-    with pytest.raises(
-        ConfigError, match="hall1: an agent there pulls what is to run, so nothing is pushed: pipeline publish"
-    ):
-        pushed(Context(), [pulls])
 
 
 def reading(age_s: float = 30.0, **changes: Any) -> status.Reported:

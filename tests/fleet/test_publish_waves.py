@@ -14,7 +14,7 @@ import pytest
 from click.testing import Result
 
 from containers.agent.publish import Published, Publisher
-from containers.cli_publish import Means
+from containers.cli_means import Means
 from containers.cli_shared import FLEET_VARIABLE
 from containers.repository import artifact
 from containers.repository.keys import Keys
@@ -65,7 +65,9 @@ class Sites:
             for name, w in self.worlds.items()
         }
 
-    def publish(self, publisher: Publisher, site: SiteFile, plan: Any, base: Any, *, rollout: str = "") -> Published:
+    def publish(
+        self, publisher: Publisher, site: SiteFile, plan: Any, base: Any, *, rollout: str = "", rules: Any = None
+    ) -> Published:
         """What the simulated engines can run: the images of the files are not made."""
         name = site.site.site
         newest = publisher._newest(artifact.site_name(name))
@@ -86,7 +88,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Site
         own = {name: f'[agent]\nkey = "{world.identity.public}"\n' for name, world in sites.worlds.items()}
         write_fleet(folder / "fleet", FLEET.format(address=registry.address), **own)
         patch.setattr(Publisher, "publish", lambda self, *words, **more: sites.publish(self, *words, **more))
-        patch.setattr("containers.cli_publish.Press.base", lambda *_: None)
+        patch.setattr("containers.cli_means.Press.base", lambda *_: None)
         patch.setattr("containers.fleet.pulled.LOOK_S", 0.1)
         patch.setenv(FLEET_VARIABLE, str(folder / "fleet"))
         with _at_work(sites):
