@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from benchmarks.measure import Figures, arguments, medians, progress, report, run_alone, show
@@ -21,7 +22,14 @@ from containers.fleet.schedule import Schedule
 from containers.fleet.simulate import Run, World, simulate, violations
 
 WAVES = Policy(canary=1, waves=(5, 25, 100), soak_s=300)
-CASES = {"at_once": (Policy(), math.inf), "waves": (WAVES, math.inf), "abort": (Policy(), 3000.0)}
+HALF = 0.5  # of the sites pull, in the last two
+CASES = {
+    "at_once": (Policy(), math.inf, 0.0),
+    "waves": (WAVES, math.inf, 0.0),
+    "abort": (Policy(), 3000.0, 0.0),
+    "mixed": (Policy(), math.inf, HALF),
+    "mixed_waves": (msgspec.structs.replace(WAVES, max_parallel=1000), math.inf, HALF),
+}
 SITES, THOUSAND = 10_000, 1_250  # 1,000 of the latter are online, but for chance
 SIZES = (10_000, 50_000, 100_000, 200_000, 300_000, 350_000, 400_000, 600_000, 1_000_000)
 GOAL_MIN = 5.0
@@ -35,7 +43,8 @@ def percentiles(run: Run) -> dict[str, float]:
 
 def run_case(name: str, site_bytes: int) -> None:
     """One rollout to 10,000 sites, checked."""
-    (policy, abort_at_s), world = CASES[name], World(sites=SITES, site_bytes=site_bytes)
+    policy, abort_at_s, pulling = CASES[name]
+    world = World(sites=SITES, site_bytes=site_bytes, pulling=pulling)
     start = time.perf_counter()
     run = simulate(world, policy, abort_at_s=abort_at_s)
     seconds = time.perf_counter() - start
@@ -77,8 +86,8 @@ def draw(series: dict[str, list[float]], site_bytes: int, to: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
-    for name, (policy, abort_at_s) in CASES.items():
-        run = simulate(World(sites=SITES, site_bytes=site_bytes), policy, abort_at_s=abort_at_s)
+    for name, (policy, abort_at_s, pulling) in CASES.items():
+        run = simulate(World(sites=SITES, site_bytes=site_bytes, pulling=pulling), policy, abort_at_s=abort_at_s)
         minutes = np.sort(list(run.final_s.values())) / 60
         left.plot(minutes, np.arange(1, len(minutes) + 1), label=name.replace("_", " "))
     left.axhline(len(run.online), color="#999", linewidth=0.8, linestyle="--", label="online at the start")

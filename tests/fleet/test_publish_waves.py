@@ -238,11 +238,9 @@ def test_what_is_missing_where_sites_pull_is_told_before_anything_is_begun(
 def test_sites_that_are_pushed_to_need_no_keys_and_one_that_pulls_later_needs_a_new_rollout(
     fleet: tuple[Path, Sites], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, sites = fleet
-    monkeypatch.setattr(sites, "push_fails", True)
+    folder, _ = fleet
     with monkeypatch.context() as patch:
-        away: Any = lambda *_: Outcome("offline", "no answer")  # noqa: E731
-        patch.setattr("containers.cli_attempt.SiteAttempt.__call__", away)
+        patch.setattr("containers.cli_attempt.SiteAttempt.__call__", lambda *_: Outcome("offline", "no answer"))
         assert pipeline("deploy", "--site", "d").exit_code == 5
     file = folder / "fleet" / "sites" / "d.toml"
     text = file.read_text()
