@@ -33,10 +33,7 @@ from pipelines.clock import SystemClock
 from pipelines.errors import ConfigError, SitestreamError, Unavailable
 
 CHANGES = 2
-_PULLED: Mapping[Kind, tuple[str, int]] = {  # word and exit code
-    "done": ("done", 0), "unchanged": ("done", 0), "failed": ("rolled back", 3), "broken": ("broken", 4),
-    "offline": ("pending", 5),
-}  # fmt: skip
+_CODES: Mapping[Kind, int] = {"done": 0, "unchanged": 0, "failed": 3, "broken": 4, "offline": 5}
 
 health_timeout_option = click.option(
     "--health-timeout", type=Duration(), help="For each service to become healthy [rollout.health_timeout: 120s]."
@@ -153,7 +150,7 @@ def deploy(
         raise ConfigError(
             f"--no-rollback: {listed(pull)}: an agent there pulls, and goes back by itself: leave it out, or choose other sites"
         )
-    return _carried_out(context, sites, release_of(sites), options, means, policy, wait_s)
+    return _carried_out(context, sites, options, means, policy, wait_s)
 
 
 @click.command()
@@ -191,30 +188,27 @@ def rollback(
     options = {"action": "rollback", "lock_timeout": str(lock_timeout)}
     options |= {"health_timeout": str(health_timeout)} if health_timeout is not None else {}
     options |= {"revision": str(revision)} if revision is not None else {}
-    return _carried_out(context, sites, "the revision before", options, means, policy, wait_s)
+    return _carried_out(context, sites, options, means, policy, wait_s)
 
 
 def _carried_out(
-    context: Context, sites: Sequence[SiteFile], release: str, options: dict[str, str], means: Means, policy: Policy,
-    wait_s: float,
-) -> int:  # fmt: skip
+    context: Context, sites: Sequence[SiteFile], options: dict[str, str], means: Means, policy: Policy, wait_s: float
+) -> int:
     """Do it at all sites, as a rollout unless it is a site file that stands alone; the exit code."""
-    press = None
+    back, press = options.get("action") == "rollback", None
     if pull := [s for s in sites if s.pulls]:
         press = Press(means, context.console)
-        press.check(pull, builds=options.get("action") != "rollback")
+        press.check(pull, builds=not back)
         options |= means.options()
-    if stands_alone(sites):
-        change = change_of(options, sites)
-        return (
-            _alone_pulled(context, sites[0], change, press)
-            if press
-            else _alone(context, sites[0], change, float(options["lock_timeout"]))
-        )
-    return cli_rollout.begin(
-        context, partial(attempt_of, press=press), release=release, sites=[s.site.site for s in in_turn(sites)], policy=policy,
-        wait_s=wait_s, options=options,
-    )  # fmt: skip
+    if not stands_alone(sites):
+        return cli_rollout.begin(
+            context, partial(attempt_of, press=press), release="the revision before" if back else release_of(sites),
+            sites=[s.site.site for s in in_turn(sites)], policy=policy, wait_s=wait_s, options=options,
+        )  # fmt: skip
+    change = change_of(options, sites)
+    if press:
+        return _alone_pulled(context, sites[0], change, press)
+    return _alone(context, sites[0], change, float(options["lock_timeout"]))
 
 
 def _alone_pulled(context: Context, site: SiteFile, change: Change, press: Press) -> int:
@@ -227,10 +221,10 @@ def _alone_pulled(context: Context, site: SiteFile, change: Change, press: Press
         except Unavailable as e:
             outcome = Outcome("offline", str(e))
     why = f": {outcome.message}" if outcome.message else ""
-    state, code = _PULLED[outcome.kind]
+    state = "pending" if outcome.kind == "offline" else outcome.kind
     value = {"site": name, "result": state, "revision": outcome.revision, "why": outcome.message}
     context.console.data(f"{name}: {state}, revision {outcome.revision}{why}", value)
-    return code
+    return _CODES[outcome.kind]
 
 
 def _alone(context: Context, site: SiteFile, change: Change, lock_timeout_s: float) -> int:

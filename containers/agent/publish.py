@@ -102,9 +102,9 @@ class Publisher:
         have it any more; `Untrusted` if keys signed it that do not count any more.
         """
         now = self.standing(site.site.site)
-        old = self.earlier(site, version or self._before(site, now))
-        at, ours = self._now().isoformat(), rules or rules_of(site)
-        made = document.renewed(old, now.document if now else old, operator_name(), at, ours, rollout)
+        version = version or self._before(site, now)
+        old, at, ours = self.earlier(site, version), self._now().isoformat(), rules or rules_of(site)
+        made = document.renewed(old, version, now.document if now else old, operator_name(), at, ours, rollout)
         give_back = partial(bus.give_back, site, made.rights, self.clock)
         self.settle(site, also=made.rights)
         if made.rights:
@@ -131,8 +131,8 @@ class Publisher:
     def _before(self, site: SiteFile, now: Standing | None) -> int:
         """Number of the release to go back to. One that is the same as what runs, published anew, is none to go back from."""
         said = said_by(self.repo, site)
-        found = status.before(said, now.version if now else 0)
-        if now and found == said.running and found and document.alike(self.earlier(site, found), now.document):
+        found = status.before(said, now.version if now else 0, back=bool(now and now.document.renews))
+        if now and found and found == said.running and document.alike(self.earlier(site, found), now.document):
             found = said.before
         if not found:
             runs = f"release {said.running} runs there, and none" if said.running else "no release"

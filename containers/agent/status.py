@@ -95,12 +95,15 @@ def reported(status: Status, now_s: float) -> Reported:
     return Reported(a.containers, a.records, a.configs, status, max(0.0, now_s - status.at_s))
 
 
-def before(said: Status, published: int) -> int:
+def before(said: Status, published: int, *, back: bool = False) -> int:
     """The release that ran at a site before the one that is published for it; 0: none is known.
 
-    What runs, if the published one does not: it has failed there, or was not taken up yet.
+    What runs, if the published one does not: it has failed there, or was not taken up yet. If that one leads `back` itself, it is
+    the one: who goes back twice because nothing came of it does not mean to and fro.
     """
-    return said.before if said.running == published else said.running
+    if said.running == published:
+        return said.before
+    return published if back else said.running
 
 
 def about(seconds: float) -> str:

@@ -61,18 +61,21 @@ def told(of: Pulling, name: str = "s0") -> Status:
 
 
 @pytest.mark.parametrize(
-    ("running", "earlier", "published", "found"),
+    ("running", "earlier", "published", "back", "found"),
     [
-        (5, 4, 5, 4),
-        (5, 4, 6, 5),  # 6 failed there, or was not taken up
-        (5, 0, 5, 0),
-        (0, 0, 6, 0),
+        (5, 4, 5, False, 4),
+        (5, 4, 6, False, 5),  # 6 failed there, or was not taken up
+        (5, 4, 6, True, 6),  # and was a way back itself
+        (5, 4, 5, True, 4),
+        (5, 0, 5, False, 0),
+        (0, 0, 6, False, 0),
     ],
 )
 def test_which_release_ran_before_the_one_that_is_published(
-    running: int, earlier: int, published: int, found: int
+    running: int, earlier: int, published: int, back: bool, found: int
 ) -> None:
-    assert before(Status("s0", 0.0, "0", running, 9, "", "", Actual(), before=earlier), published) == found
+    said = Status("s0", 0.0, "0", running, 9, "", "", Actual(), before=earlier)
+    assert before(said, published, back=back) == found
 
 
 def test_a_site_goes_back_and_to_and_fro_as_one_that_is_pushed_to(pulling: Pulling) -> None:
@@ -117,6 +120,17 @@ def test_where_a_release_failed_or_was_not_taken_up_what_runs_is_what_ran_before
     pulling.asleep.clear()
     pulling.turn("s1")
     assert pulling.running(1) == ["s0", "s1"]
+
+
+def test_going_back_twice_while_a_site_is_away_is_going_back_once(pulling: Pulling) -> None:
+    publish(pulling, 2)
+    pulling.asleep.add("s0")
+    back(pulling)
+    back(pulling)
+    pulling.asleep.clear()
+    pulling.turn("s0")
+    assert pulling.running(1) == ["s0", "s1"]
+    assert told(pulling).before == 2
 
 
 def test_an_agent_that_is_killed_knows_all_the_same_what_ran_before(pulling: Pulling, tmp_path: Path) -> None:
