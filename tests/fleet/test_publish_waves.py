@@ -210,22 +210,26 @@ def test_an_unknown_release_is_a_failure_of_its_site_with_the_cure(fleet: tuple[
 
 
 @pytest.mark.parametrize(
-    ("words", "more", "message"),
+    ("words", "edit", "message"),
     [
-        (["--keys", "nowhere"], "", "nowhere has no keys: make them with  pipeline keys init , or copy the folder"),
-        (["--no-rollback"], "", "--no-rollback: a, b, c: an agent there pulls, and goes back by itself: leave it out"),
-        ([], 'push = "127.0.0.1:1/fleet"', "the registry at 127.0.0.1:1 cannot be reached"),
-        ([], 'key = ""', "site a has no agent.key yet: pipeline agent enrol --site a"),
+        (["--keys", "nowhere"], "{}", "nowhere has no keys: make them with  pipeline keys init , or copy the folder"),
+        (
+            ["--no-rollback"],
+            "{}",
+            "--no-rollback: a, b, c: an agent there pulls, and goes back by itself: leave it out",
+        ),
+        ([], '{}push = "127.0.0.1:1/fleet"', "the registry at 127.0.0.1:1 cannot be reached"),
+        ([], "[agent]", "site a has no agent.key yet: pipeline agent enrol --site a"),
     ],
 )
 def test_what_is_missing_where_sites_pull_is_told_before_anything_is_begun(
-    words: list[str], more: str, message: str, fleet: tuple[Path, Sites]
+    words: list[str], edit: str, message: str, fleet: tuple[Path, Sites]
 ) -> None:
     folder, sites = fleet
     known, pushed = journal.ids(folder / "fleet"), list(sites.pushed)
     file = folder / "fleet" / "sites" / "a.toml"
     text = file.read_text()
-    file.write_text(f"[agent]\n{more}\n" if more else text)
+    file.write_text(edit.format(text))
     try:
         said = pipeline("deploy", *(words if "--keys" in words else ["--keys", str(folder / "keys"), *words]))
     finally:
