@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar
 
 import click
@@ -93,6 +94,7 @@ class Press:
     console: Console
     _there: dict[str, set[str]] = field(default_factory=dict)  # by repository: what it is known to have
     _bases: dict[str, Base] = field(default_factory=dict)
+    _looking: Lock = field(default_factory=Lock)
 
     def __post_init__(self) -> None:
         keys = keys_of(self.means.keys, self.means.extra, self.means.passphrase)
@@ -119,9 +121,10 @@ class Press:
     def base(self, site: SiteFile) -> Base:
         """See `base_of`."""
         name = site.site.base_image
-        if name not in self._bases:
-            self._bases[name] = base_of(site, self.means.engine, self.console)
-        return self._bases[name]
+        with self._looking:
+            if name not in self._bases:
+                self._bases[name] = base_of(site, self.means.engine, self.console)
+            return self._bases[name]
 
 
 def base_of(site: SiteFile, engine: str, console: Console) -> Base:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from threading import Lock
 
 from securesystemslib.signer import Signer
 
@@ -28,6 +29,8 @@ from pipelines.clock import Clock
 from pipelines.errors import ConfigError, Unavailable
 from pipelines.plan import Plan
 from pipelines.units import duration_s
+
+_PUSHING = Lock()  # many sites need the same image at the same time: for one of them it is pushed
 
 
 @dataclass(frozen=True)
@@ -203,9 +206,10 @@ class Publisher:
         return ()
 
     def _push(self, image: Image) -> None:
-        if image.id not in self.there:
-            release.push_image(self.repo, image, self.store)
-            self.there.add(image.id)
+        with _PUSHING:
+            if image.id not in self.there:
+                release.push_image(self.repo, image, self.store)
+                self.there.add(image.id)
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self.clock.now_ns() // 10**9, UTC)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from threading import Lock
 
 from containers.agent.publish import Publisher, Standing
 from containers.agent.report import said_by
@@ -37,7 +36,6 @@ class PulledAttempt:
     last: Callable[[], bool]
     clock: Clock = field(default_factory=SystemClock)
     pause: Callable[[float], None] = time.sleep
-    _alone: Lock = field(default_factory=Lock)  # images are made and pushed once
 
     def __call__(self, name: str, phase: Callable[[str], None]) -> Outcome:
         """Publishes, unless that was done for this rollout, and waits for the verdict of the site's agent.
@@ -76,8 +74,7 @@ class PulledAttempt:
 
     def _published(self, publisher: Publisher, site: SiteFile) -> Standing:
         name = site.site.site
-        with self._alone:
-            self.publish(publisher, site)
+        self.publish(publisher, site)
         found = self._mine(publisher, name)
         if found is None:
             raise Unavailable(f"another operator published for {name} at the same time: see  pipeline history")
