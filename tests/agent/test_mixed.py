@@ -30,6 +30,7 @@ base_image = "{base}"
 [defaults.hosts]
 "{host}" = "gateway"
 """
+TOPIC = "of-mixed-sites"
 PULLS, PUSHED = "mixed-pulls", "mixed-pushed"
 
 
@@ -44,7 +45,8 @@ class Mixed:
     def write(self, first_lines: str = "") -> None:
         """Another version of the pipeline."""
         self.number += 1
-        (self.folder / "tiny.py").write_text(PIPELINE.format(number=self.number, first_lines=first_lines))
+        text = PIPELINE.replace("of-pulling-sites", TOPIC).format(number=self.number, first_lines=first_lines)
+        (self.folder / "tiny.py").write_text(text)
 
     def run(self, *words: str, code: int = 0) -> tuple[str, str]:
         """What `pipeline words…` says on stdout and on stderr; it must end with this code."""
@@ -88,7 +90,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, engine: Engine, kafka: Embed
         (folder / f"sites/{PUSHED}.toml").write_text("")
         agent = f'[agent]\nrepository = "{registry.address}/fleet"\nplain = true\npoll = "1s"\n'
         (folder / f"sites/{PULLS}.toml").write_text(agent)
-        asyncio.run(create_topic(kafka.bootstrap, "of-pulling-sites", 1))
+        asyncio.run(create_topic(kafka.bootstrap, TOPIC, 1))
         made = Mixed(folder, engine)
         made.write()
         made.run("keys", "init")
@@ -105,7 +107,7 @@ def test_one_plan_one_rollout_and_one_way_back_for_both(mixed: Mixed) -> None:
     mixed.write()
     out, _ = mixed.run("plan", "--out", str(mixed.folder / "a.plan"))
     assert out.startswith(f"2 sites: 2 to change\n\n2 × {PULLS}, {PUSHED}\n  +0 ~1 -0"), out
-    mixed.run("deploy", "--canary", "1", "--plan", str(mixed.folder / "a.plan"))
+    mixed.run("deploy", "--plan", str(mixed.folder / "a.plan"))
     second = mixed.running()
     assert {site for site in first if first[site] != second[site]} == {PULLS, PUSHED}
     assert mixed.states() == {PULLS: "done", PUSHED: "done"}
