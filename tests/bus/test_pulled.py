@@ -146,6 +146,7 @@ def test_who_goes_back_has_the_rights_of_then_again(operator: Operator, monkeypa
     assert not late(operator)
     put, standing = Publisher._put, operator.publisher.standing("hall1")
     assert standing
+    operator.publish("")  # and it is not taken up
 
     def meanwhile(self: Publisher, *words: Any) -> int:
         """Another operator, who does not know of this yet, takes away what the version that runs does not need."""
@@ -156,7 +157,7 @@ def test_who_goes_back_has_the_rights_of_then_again(operator: Operator, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(Publisher, "_put", meanwhile)
-        operator.version = operator.publisher.publish_again(site).version
+        operator.version = operator.publisher.publish_again(site, first).version
     assert late(operator)
     assert loud(operator), "it runs yet"
     operator.reports(operator.version)
