@@ -21,7 +21,16 @@ from containers.fleet.schedule import Schedule
 from containers.fleet.simulate import Run, World, simulate, violations
 
 WAVES = Policy(canary=1, waves=(5, 25, 100), soak_s=300)
-CASES = {"at_once": (Policy(), math.inf), "waves": (WAVES, math.inf), "abort": (Policy(), 3000.0)}
+CASES = {  # the last figure: share of sites that pull
+    "at_once": (Policy(), math.inf, 0.0),
+    "waves": (WAVES, math.inf, 0.0),
+    "abort": (Policy(), 3000.0, 0.0),
+    "half_pull": (Policy(), math.inf, 0.5),
+    "half_pull_waves": (WAVES, math.inf, 0.5),
+    "all_pull": (Policy(), math.inf, 1.0),
+    "all_pull_1000": (Policy(max_parallel=1000), math.inf, 1.0),
+}
+DRAWN = ("at_once", "waves", "abort")
 SITES, THOUSAND = 10_000, 1_250  # 1,000 of the latter are online, but for chance
 SIZES = (10_000, 50_000, 100_000, 200_000, 300_000, 350_000, 400_000, 600_000, 1_000_000)
 GOAL_MIN = 5.0
@@ -35,7 +44,8 @@ def percentiles(run: Run) -> dict[str, float]:
 
 def run_case(name: str, site_bytes: int) -> None:
     """One rollout to 10,000 sites, checked."""
-    (policy, abort_at_s), world = CASES[name], World(sites=SITES, site_bytes=site_bytes)
+    policy, abort_at_s, pulling = CASES[name]
+    world = World(sites=SITES, site_bytes=site_bytes, pulling=pulling)
     start = time.perf_counter()
     run = simulate(world, policy, abort_at_s=abort_at_s)
     seconds = time.perf_counter() - start
@@ -77,7 +87,8 @@ def draw(series: dict[str, list[float]], site_bytes: int, to: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
-    for name, (policy, abort_at_s) in CASES.items():
+    for name in DRAWN:
+        policy, abort_at_s, _ = CASES[name]
         run = simulate(World(sites=SITES, site_bytes=site_bytes), policy, abort_at_s=abort_at_s)
         minutes = np.sort(list(run.final_s.values())) / 60
         left.plot(minutes, np.arange(1, len(minutes) + 1), label=name.replace("_", " "))

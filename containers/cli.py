@@ -4,12 +4,11 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-
 import click
 
 from containers import (
     cli_agent,
+    cli_attempt,
     cli_backfill,
     cli_certs,
     cli_deploy,
@@ -29,9 +28,7 @@ from containers import (
     cli_site,
     cli_twin,
 )
-from containers.cli_shared import Context, Root, shared
-from containers.fleet.drive import Attempt
-from containers.fleet.journal import Journal
+from containers.cli_shared import Root, shared
 from containers.packages import own_version
 
 
@@ -58,12 +55,6 @@ def main() -> None:
     """
 
 
-def _attempt_of(context: Context, of: Journal) -> AbstractContextManager[Attempt]:
-    """A rollout is taken up as it was begun: by publishing, or by deploying."""
-    publishes = of.header.options.get("action") == cli_publish.ACTION
-    return cli_publish.attempt_of(context, of) if publishes else cli_deploy.attempt_of(context, of)
-
-
 for command in (
     cli_pipeline.check,
     cli_fleet.sites,
@@ -76,7 +67,7 @@ for command in (
     cli_deploy.rollback,
     cli_publish.publish,
     cli_agent.agent,
-    cli_rollout.group(_attempt_of),
+    cli_rollout.group(cli_attempt.attempt_of),
     cli_history.command,
     cli_fleet.status,
     cli_logs.logs,

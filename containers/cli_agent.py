@@ -8,7 +8,7 @@ import click
 
 from containers.agent.enrol import Enrolment, note_key
 from containers.cli_keys import key_options, keys_of
-from containers.cli_publish import pulling
+from containers.cli_means import pulling
 from containers.cli_shared import Context, lock_timeout, shared
 from containers.cli_site import operator_of
 

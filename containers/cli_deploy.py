@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import click
 
 from containers import cli_rollout, rollout, saved_plan, show_plan
+from containers.agent.planned import planned
+from containers.agent.report import registry_of
+from containers.cli_attempt import Change, attempt_of, change_of, plans_of, pulled, release_of
+from containers.cli_means import Means, Press, base_of, engine_option, means_options
 from containers.cli_rollout import policy_options
-from containers.cli_shared import INTERRUPTED, Context, Duration, lock_timeout, pushed, shared, stands_alone
+from containers.cli_shared import INTERRUPTED, Context, Duration, lock_timeout, shared, stands_alone
 from containers.cli_site import operator_of
 from containers.console import Console
 from containers.deploy import Operator
 from containers.deployer import Deployment
-from containers.fleet.attempt import Begin, SiteAttempt
-from containers.fleet.drive import Attempt
-from containers.fleet.folder import load_fleet
-from containers.fleet.journal import FOLDER, Journal
+from containers.fleet.events import Kind, Outcome
 from containers.fleet.parallel import each
 from containers.fleet.policy import Policy
+from containers.fleet.select import in_turn
+from containers.fleet.tables import listed
 from containers.saved_plan import SavedPlan
 from containers.site import SiteFile
 from containers.walk import Progress, Rollout
-from pipelines.errors import ConfigError, SitestreamError
-from pipelines.load import load
-from pipelines.plan import Plan
-from pipelines.units import duration_s
+from pipelines.clock import SystemClock
+from pipelines.errors import ConfigError, SitestreamError, Unavailable
 
 CHANGES = 2
-LOGS = "sites"  # in the folder of a rollout: what was reported of each site
+_CODES: Mapping[Kind, int] = {"done": 0, "unchanged": 0, "failed": 3, "broken": 4, "offline": 5}
 
 health_timeout_option = click.option(
     "--health-timeout", type=Duration(), help="For each service to become healthy [rollout.health_timeout: 120s]."
 )
-
-
-def plans_of(sites: Sequence[SiteFile]) -> dict[str, Plan]:
-    """The plan of each pipeline that these sites have, by what the site files call it. Each file is run once."""
-    return {name: load(name).plan() for name in dict.fromkeys(s.pipeline for s in sites)}
 
 
 @click.command()
@@ -49,12 +46,14 @@ def plans_of(sites: Sequence[SiteFile]) -> dict[str, Plan]:
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="Save it, for  pipeline deploy --plan FILE."
 )
 @click.option("--timeout", type=Duration(), default="60s", show_default=True, help="For each site to answer.")
+@engine_option
 @shared
 @click.pass_obj
-def plan(context: Context, detailed_exitcode: bool, out: Path | None, timeout: float) -> int:
+def plan(context: Context, detailed_exitcode: bool, out: Path | None, timeout: float, engine: str) -> int:
     """Show what a deploy would change, and why. Changes nothing.
 
-    Sites are read at the same time. One that is offline is shown as such; exit code 1 if none can be read.
+    Sites are read at the same time: their engines, or, where an agent pulls, its last report. One that is offline or silent is
+    shown as such; exit code 1 if none can be read.
 
     \b
     Examples:
@@ -62,10 +61,14 @@ def plan(context: Context, detailed_exitcode: bool, out: Path | None, timeout: f
       pipeline plan --site hall1.toml --detailed-exitcode    0 no change, 2 changes
       pipeline plan --group eu --out eu.plan                 then: pipeline deploy --group eu --plan eu.plan
     """
-    sites = pushed(context, context.sites())
+    sites = context.sites()
     plans = plans_of(sites)
+    bases = {s.site.base_image: base_of(s, engine, context.console) for s in _one_of_each_base(sites)}
 
     def read(site: SiteFile) -> Deployment:
+        if site.pulls:
+            with registry_of(site) as repo:
+                return planned(repo, site, plans[site.pipeline], bases[site.site.base_image], SystemClock())
         with operator_of(site, context.console) as operator:
             return operator.plan(plans[site.pipeline])
 
@@ -84,6 +87,11 @@ def plan(context: Context, detailed_exitcode: bool, out: Path | None, timeout: f
     return CHANGES if detailed_exitcode and any(todo.needed for todo in seen.values()) else 0
 
 
+def _one_of_each_base(sites: Sequence[SiteFile]) -> Sequence[SiteFile]:
+    """Of the sites that pull: those that are pushed to have it on their engines."""
+    return list({s.site.base_image: s for s in sites if s.pulls}.values())
+
+
 def _show_one(console: Console, named: Mapping[str, Deployment | SitestreamError]) -> None:
     ((name, todo),) = named.items()
     if isinstance(todo, SitestreamError):
@@ -98,14 +106,14 @@ def _show_one(console: Console, named: Mapping[str, Deployment | SitestreamError
     "--soak", type=Duration(), help="For how long all that is new must stay well before it counts [rollout.soak]."
 )
 @click.option("--no-rollback", is_flag=True, help="Leave a version that failed as it is, to look at it.")
-@click.option("--plan", "planned", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+@click.option("--plan", "planned_file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Only what a saved plan says; sites that have changed since are refused.")  # fmt: skip
 @policy_options
-@shared
+@means_options
 @click.pass_obj
 def deploy(
     context: Context, health_timeout: float | None, lock_timeout: float, soak: float | None, no_rollback: bool,
-    planned: Path | None, policy: Policy, wait_s: float,
+    planned_file: Path | None, policy: Policy, wait_s: float, means: Means,
 ) -> int:  # fmt: skip
     """Bring sites to what their pipeline files and site files say.
 
@@ -117,27 +125,32 @@ def deploy(
     The sites of a fleet are brought up to date at the same time, or in waves. One that fails holds up nobody until there are
     more than --max-failures. Those that are offline stay pending: exit code 5, and `pipeline rollout resume` tries them again.
 
+    Sites with [agent] in their files are part of it: what they should run is published, signed with the keys of the fleet, and
+    what their agents report tells how it went.
+
     \b
     Examples:
       pipeline deploy --site hall1.toml
       pipeline deploy --site hall1.toml --lock-timeout 2m    wait for a colleague's deploy to end
       pipeline deploy --group eu --canary 2 --waves 10%,50%,100% --max-failures 3
       pipeline deploy --wait 8h                              the whole fleet, and try those that are offline for so long
+      pipeline deploy --passphrase file:/run/secrets/keys    where sites pull, and the keys are locked
     """
-    sites = pushed(context, context.sites())
+    sites = context.sites()
     given = {"health_timeout": health_timeout, "soak": soak, "lock_timeout": lock_timeout}
     options = {name: str(value) for name, value in given.items() if value is not None}
     options |= {"no_rollback": "yes"} if no_rollback else {}
-    if planned:
-        expected = saved_plan.load(planned)
+    if planned_file:
+        expected = saved_plan.load(planned_file)
         sites = [s for s in sites if s.site.site in expected.sites]
         if not sites:
-            raise ConfigError(f"{planned}: no site in this plan is among those chosen")
-        options["plan"] = str(planned.absolute())
-    if stands_alone(sites):
-        return _alone(context, sites[0], _change(options, sites), lock_timeout)
-    release = ", ".join(sorted({f"{p.pipeline} {p.fingerprint}" for p in plans_of(sites).values()}))
-    return _begin(context, sites, release, policy, wait_s, options)
+            raise ConfigError(f"{planned_file}: no site in this plan is among those chosen")
+        options["plan"] = str(planned_file.absolute())
+    if no_rollback and (pull := [s.site.site for s in sites if s.pulls]):
+        raise ConfigError(
+            f"--no-rollback: {listed(pull)}: an agent there pulls, and goes back by itself: leave it out, or choose other sites"
+        )
+    return _carried_out(context, sites, options, means, policy, wait_s)
 
 
 @click.command()
@@ -145,7 +158,7 @@ def deploy(
 @health_timeout_option
 @lock_timeout
 @policy_options
-@shared
+@means_options
 @click.pass_obj
 def rollback(
     context: Context,
@@ -154,10 +167,14 @@ def rollback(
     lock_timeout: float,
     policy: Policy,
     wait_s: float,
+    means: Means,
 ) -> int:
     """Go back to an earlier revision: the one before the present, or REVISION of a single site.
 
     Its containers, images, settings and secrets are still on the engine, so nothing is built or shipped.
+
+    For a site that pulls, what ran before the release that is published now is published again, under a new number; REVISION is
+    the number of a release of it.
 
     \b
     Examples:
@@ -165,57 +182,52 @@ def rollback(
       pipeline rollback 7 --site hall1.toml
       pipeline rollback --group eu                           each of these sites to the revision before its present one
     """
-    sites = pushed(context, context.sites())
+    sites = context.sites()
     if revision is not None and len(sites) > 1:
         raise ConfigError(f"revision {revision} is of one site, and {len(sites):,} are chosen: name it with --site")
     options = {"action": "rollback", "lock_timeout": str(lock_timeout)}
     options |= {"health_timeout": str(health_timeout)} if health_timeout is not None else {}
     options |= {"revision": str(revision)} if revision is not None else {}
-    if stands_alone(sites):
-        return _alone(context, sites[0], _change(options, sites), lock_timeout)
-    return _begin(context, sites, "the revision before", policy, wait_s, options)
+    return _carried_out(context, sites, options, means, policy, wait_s)
 
 
-@dataclass(frozen=True)
-class _Change:
-    """What is to be done to sites."""
-
-    purpose: str
-    begin: Begin
-    finish: Callable[[Operator], None] = lambda _: None
-
-
-def _change(options: Mapping[str, str], sites: Sequence[SiteFile], mark: str = "") -> _Change:
-    """`mark` is the same whenever a rollout is taken up, so that no site goes back twice."""
-
-    def timeout_s(operator: Operator) -> float:
-        return _seconds(options, "health_timeout", operator.site.site.rollout.health_timeout)
-
-    if options.get("action") == "rollback":
-        revision = int(options["revision"]) if "revision" in options else None
-
-        def back(operator: Operator) -> Rollout | None:
-            return operator.roll_back(revision, timeout_s=timeout_s(operator), mark=mark)
-
-        return _Change("rolled back", back)
-    plans, saved = plans_of(sites), options.get("plan")
-    expected = saved_plan.load(Path(saved)).sites if saved else {}
-
-    def begin(operator: Operator) -> Rollout | None:
-        return operator.deploy(
-            plans[operator.site.pipeline], timeout_s=timeout_s(operator), roll_back="no_rollback" not in options,
-            soak_s=_seconds(options, "soak", operator.site.site.rollout.soak), as_planned=expected.get(operator.name),
+def _carried_out(
+    context: Context, sites: Sequence[SiteFile], options: dict[str, str], means: Means, policy: Policy, wait_s: float
+) -> int:
+    """Do it at all sites, as a rollout unless it is a site file that stands alone; the exit code."""
+    back, press = options.get("action") == "rollback", None
+    if pull := [s for s in sites if s.pulls]:
+        press = Press(means, context.console)
+        press.check(pull, builds=not back)
+        options |= means.options()
+    if not stands_alone(sites):
+        return cli_rollout.begin(
+            context, partial(attempt_of, press=press), release="the revision before" if back else release_of(sites),
+            sites=[s.site.site for s in in_turn(sites)], policy=policy, wait_s=wait_s, options=options,
         )  # fmt: skip
-
-    return _Change("deployed", begin, lambda operator: operator.revoke(plans[operator.site.pipeline]))
-
-
-def _seconds(options: Mapping[str, str], name: str, of_site: str) -> float:
-    """What the command line says, else the site file."""
-    return float(options[name]) if name in options else duration_s(of_site)
+    change = change_of(options, sites)
+    if press:
+        return _alone_pulled(context, sites[0], change, press)
+    return _alone(context, sites[0], change, float(options["lock_timeout"]))
 
 
-def _alone(context: Context, site: SiteFile, change: _Change, lock_timeout_s: float) -> int:
+def _alone_pulled(context: Context, site: SiteFile, change: Change, press: Press) -> int:
+    """A site file that is no part of a fleet, and whose agent pulls."""
+    name = site.site.site
+    attempt = pulled(change, press, {name: site}, secrets.token_hex(8), lambda: True)
+    with context.console.working(f"{name} is being {change.purpose}") as working:
+        try:
+            outcome = attempt(name, working)
+        except Unavailable as e:
+            outcome = Outcome("offline", str(e))
+    why = f": {outcome.message}" if outcome.message else ""
+    state = "pending" if outcome.kind == "offline" else outcome.kind
+    value = {"site": name, "result": state, "revision": outcome.revision, "why": outcome.message}
+    context.console.data(f"{name}: {state}, revision {outcome.revision}{why}", value)
+    return _CODES[outcome.kind]
+
+
+def _alone(context: Context, site: SiteFile, change: Change, lock_timeout_s: float) -> int:
     """A site file that is no part of a fleet: no rollout, and all that is reported is shown."""
     name = site.site.site
     working = context.console.working(f"{name} is being {change.purpose}")
@@ -245,23 +257,3 @@ def _carry_out(context: Context, operator: Operator, todo: Rollout | None, progr
     text = f"{name}: {state}, revision {revision}" + (f" ({', '.join(swapped)})" if swapped else "")
     context.console.data(text, {"site": name, "result": state, "revision": revision, "services": swapped})
     return INTERRUPTED if todo.interrupted else rollout.EXIT_CODES[state]
-
-
-def _begin(
-    context: Context, sites: Sequence[SiteFile], release: str, policy: Policy, wait_s: float, options: dict[str, str]
-) -> int:
-    names = [s.site.site for s in sites]
-    return cli_rollout.begin(
-        context, attempt_of, release=release, sites=names, policy=policy, wait_s=wait_s, options=options
-    )
-
-
-@contextmanager
-def attempt_of(context: Context, of: Journal) -> Iterator[Attempt]:
-    """What brings one site of a rollout up to date, as the files are now."""
-    folder, header = cli_rollout.folder(context), of.header
-    sites = {s.site.site: s for s in load_fleet(folder).sites if s.site.site in header.sites}
-    change = _change(header.options, list(sites.values()), mark=header.id)
-    logs = folder / FOLDER / header.id / LOGS
-    logs.mkdir(exist_ok=True)
-    yield SiteAttempt(sites, change.begin, change.finish, change.purpose, float(header.options["lock_timeout"]), logs)

@@ -73,18 +73,6 @@ def stands_alone(sites: Sequence[SiteFile]) -> bool:
     return len(sites) == 1 and sites[0].fleet is None
 
 
-def pushed(context: Context, sites: Sequence[SiteFile]) -> list[SiteFile]:
-    """Those of the sites that are pushed to; the others are told of. `ConfigError` if they are all."""
-    pull = [s.site.site for s in sites if s.pulls]
-    if not pull:
-        return list(sites)
-    told = f"{listed(pull)}: an agent there pulls what is to run, so nothing is pushed: pipeline publish brings it up to date"
-    if len(pull) == len(sites):
-        raise ConfigError(told)
-    context.console(told)
-    return [s for s in sites if not s.pulls]
-
-
 def _is_file(chosen: str) -> bool:
     return chosen.endswith(".toml") or "/" in chosen
 

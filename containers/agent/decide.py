@@ -32,6 +32,7 @@ class Memory(msgspec.Struct, frozen=True):
     tries: int = 0  # of `newest`, that came to no end
     agent_tries: int = 0  # to have the agent that `newest` names take our place
     agent_why: str = ""  # it has not
+    before: int = 0  # version that ran well until another took its place; 0: none is known
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -91,10 +92,12 @@ def begun(known: Memory) -> Memory:
     return msgspec.structs.replace(known, tries=tries, failed=known.newest, why=why)
 
 
-def ended(known: Memory, state: State, *, judged: bool, why: str) -> Memory:
-    """An attempt at the newest version has ended. `judged`: by a gate, so it is the version that is bad."""
+def ended(known: Memory, state: State, *, judged: bool, why: str, changed: bool = True) -> Memory:
+    """An attempt at the newest version has ended. `judged`: by a gate, so it is the version that is bad. `changed`: something
+    was replaced, so that going back leads to what ran until now; not if it was the same, published anew."""
     if state == "done":
-        return msgspec.structs.replace(known, good=known.newest, failed=0, why="", tries=0)
+        before = known.good if changed and known.good != known.newest else known.before
+        return msgspec.structs.replace(known, good=known.newest, failed=0, why="", tries=0, before=before)
     if state == "refused":  # nothing was touched: what was missing may be there later
         return msgspec.structs.replace(known, tries=max(0, known.tries - 1))
     if judged or known.tries >= TRIES_MAX:
@@ -128,18 +131,21 @@ def _short(why: str) -> str:
 def recalled(notes: Iterable[tuple[str, str, str]], at_hand: Iterable[Kept]) -> Memory:
     """What can be known without the memory, which was lost: from the site's history on its engine, (note, result, why) of each
     attempt, oldest first, and from the documents that are there."""
-    good, failed, why = 0, 0, ""
+    good, before, failed, why = 0, 0, 0, ""
     for note, result, text in notes:
         number = note.removeprefix(NOTE)
         if not number.isdigit() or not note.startswith(NOTE):
             continue
         if result == "done":
-            good, failed, why = int(number), 0, ""
+            good, before = int(number), before if int(number) == good else good
+            failed, why = 0, ""
         elif result in ("rolled back", "broken"):
             failed, why = int(number), text
     newest = max(at_hand, key=lambda k: k.version, default=Kept(0, 0.0, "", b""))
     failed = failed if failed == newest.version else 0
-    return Memory(newest.manifest, newest.version, newest.expires_s, good, failed, why if failed else "")
+    return Memory(
+        newest.manifest, newest.version, newest.expires_s, good, failed, why if failed else "", before=before
+    )  # fmt: skip
 
 
 def pause_s(usual_s: float, failures: int, chance: random.Random) -> float:

@@ -73,6 +73,7 @@ class Document(msgspec.Struct, frozen=True):
     agent: tuple[
         str, ...
     ] = ()  # tags of the image of the agent that is to run there and of those under it, lowest first
+    renews: int = 0  # the release that it is again, for who goes back
     rights: str = ""  # that it needs in a Kafka which is not the site's own, as `grants.Request.word`; for the operator
 
     def wanted(self, private: str) -> tuple[Desired, ...]:
@@ -99,6 +100,21 @@ def of(
     return Document(
         site, what, by, at, rules, every, sealed, grants, rollout=rollout, rights=rights, agent=tuple(agent)
     )
+
+
+def renewed(old: Document, version: int, now: Document, by: str, at: str, rules: Rules, rollout: str) -> Document:
+    """What `old`, of this version, says should run, for who goes back to it from `now`; the agent stays the newer one's."""
+    images = {**old.images, **{tag: now.images[tag] for tag in now.agent}}
+    needed = {*now.agent, *(tag for s in old.services for tag in s.tags)}
+    return msgspec.structs.replace(
+        old, by=by, at=at, rules=rules, rollout=rollout, agent=now.agent, renews=version,
+        images={tag: image for tag, image in images.items() if tag in needed},
+    )  # fmt: skip
+
+
+def alike(one: Document, other: Document) -> bool:
+    """Whether the same services are to run, with the same images, settings and secrets."""
+    return {s.profile.service: s.parts for s in one.services} == {s.profile.service: s.parts for s in other.services}
 
 
 def encode(document: Document) -> bytes:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from threading import Lock
 
 from securesystemslib.signer import Signer
 
 from containers import broker, bus, images, release
-from containers.agent import document
+from containers.agent import document, status
 from containers.agent.document import Document, Rules
 from containers.agent.identity import sealing_key
 from containers.agent.profile import AGENT
@@ -20,13 +22,15 @@ from containers.images import Base
 from containers.oci import Image, LayerStore
 from containers.repository import artifact
 from containers.repository.base import Repository
-from containers.repository.errors import NotFound, Untrusted
+from containers.repository.errors import NotFound, Replayed, Untrusted
 from containers.repository.statement import sign, signed_version
 from containers.site import SiteFile
 from pipelines.clock import Clock
 from pipelines.errors import ConfigError, Unavailable
 from pipelines.plan import Plan
 from pipelines.units import duration_s
+
+_PUSHING = Lock()  # many sites need the same image at the same time: for one of them it is pushed
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,11 @@ class Publisher:
     days_good: int
     there: set[str] = field(default_factory=set)  # ids of images that the repository has
 
-    def publish(self, site: SiteFile, plan: Plan, base: Base, *, rollout: str = "") -> Published:
-        """Images first, then the document that names them: a site never finds one without the other.
+    def publish(
+        self, site: SiteFile, plan: Plan, base: Base, *, rollout: str = "", rules: Rules | None = None
+    ) -> Published:
+        """Images first, then the document that names them: a site never finds one without the other. `rules`: other ones than
+        those of the site's file.
 
         Rights in Kafka that neither what runs nor this needs are taken away, see `settle`. `ConfigError` if the site was not
         enrolled, or its files are not complete.
@@ -73,9 +80,8 @@ class Publisher:
         if not key:
             raise ConfigError(f"{site.path}: site {name} has no agent.key yet: pipeline agent enrol --site {name}")
         services = [p.service for p in broker.services_of(site, plan)]
-        wanted = broker.everything(
-            site, plan, base, bus.identity_files(site, services, self.clock, renew=True), fetch=True
-        )
+        identities = bus.identity_files(site, services, self.clock, renew=True)
+        wanted = broker.everything(site, plan, base, identities, fetch=True)
         rights = bus.rights_of(site, plan, [p.service for p in services_at(site, plan)])
         self.settle(site, also=rights)
         grants = self._granted(site, plan)
@@ -83,17 +89,69 @@ class Publisher:
         whole = [release.whole(image, base) for image in (*agent, *(image for d in wanted for image in d.images))]
         for image in whole:
             self._push(image)
-        at = datetime.fromtimestamp(self.clock.now_ns() // 10**9, UTC)
-        what = f"{plan.pipeline} {plan.fingerprint}"
+        what, at = f"{plan.pipeline} {plan.fingerprint}", self._now().isoformat()
         made = document.of(
-            name, what, operator_name(), at.isoformat(), rules_of(site), wanted, whole, sealing_key(key), grants, rollout=rollout,
+            name, what, operator_name(), at, rules or rules_of(site), wanted, whole, sealing_key(key), grants, rollout=rollout,
             rights=rights, agent=[image.tag for image in agent],
         )  # fmt: skip
+        return self._published(site, made, lambda: self._granted(site, plan))
+
+    def publish_again(
+        self, site: SiteFile, version: int | None = None, *, rollout: str = "", rules: Rules | None = None
+    ) -> Published:
+        """Publish under a new number what a site ran before, or a release of it by its number: nothing is built or pushed.
+
+        The site's agent stays the one that is. `ConfigError` if nothing is known to have run before, or the repository does not
+        have it any more; `Untrusted` if keys signed it that do not count any more.
+        """
+        now = self.standing(site.site.site)
+        version = version or self._before(site, now)
+        old, at, ours = self.earlier(site, version), self._now().isoformat(), rules or rules_of(site)
+        made = document.renewed(old, version, now.document if now else old, operator_name(), at, ours, rollout)
+        give_back = partial(bus.give_back, site, made.rights, self.clock)
+        self.settle(site, also=made.rights)
+        if made.rights:
+            give_back()
+        return self._published(site, made, give_back)
+
+    def earlier(self, site: SiteFile, version: int) -> Document:
+        """A release of a site as it was published. Errors as of `publish_again`."""
+        path = artifact.site_name(site.site.site)
+        try:
+            found = artifact.get_document(self.repo, path, artifact.kept(version))
+        except NotFound as e:
+            raise ConfigError(
+                f"release {version} of site {site.site.site} is not in {self.repo.where} (any more): check out the files that it "
+                f"was made of, and  pipeline deploy --site {site.site.site}"
+            ) from e
+        assert found is not None  # nothing is known before
+        if (stated := signed_version(self.roots[-1], found.statement, path, found.content)) != version:
+            raise Replayed(
+                f"what lies at {self.repo.where} as release {version} of {path} is release {stated}: it is not used"
+            )
+        return document.decode(found.content, site.site.site)
+
+    def _before(self, site: SiteFile, now: Standing | None) -> int:
+        """Number of the release to go back to. One that is the same as what runs, published anew, is none to go back from."""
+        said = said_by(self.repo, site)
+        found = status.before(said, now.version if now else 0, back=bool(now and now.document.renews))
+        if now and found and found == said.running and document.alike(self.earlier(site, found), now.document):
+            found = said.before
+        if not found:
+            runs = f"release {said.running} runs there, and none" if said.running else "no release"
+            raise ConfigError(
+                f"site {said.site}: {runs} is known to have run before: check out the files of what is to run, and  "
+                f"pipeline deploy --site {said.site}"
+            )
+        return found
+
+    def _published(self, site: SiteFile, made: Document, grant: Callable[[], object]) -> Published:
         content = document.encode(made)
-        version = self._put(name, content, at)
-        if rights:
-            self._granted(site, plan)  # another operator's `settle` may have been under way, and not have known of this
-        return Published(name, version, what, tuple(services), len(content), self._exchanged(site, made.agent))
+        version = self._put(made.site, content)
+        if made.rights:
+            grant()  # another operator's `settle` may have been under way, and not have known of this
+        services = tuple(s.profile.service for s in made.services)
+        return Published(made.site, version, made.what, services, len(content), self._exchanged(site, made.agent))
 
     def standing(self, site: str) -> Standing | None:
         """What is published for a site; None if nothing is that our keys signed and this version can read."""
@@ -148,18 +206,24 @@ class Publisher:
         return ()
 
     def _push(self, image: Image) -> None:
-        if image.id not in self.there:
-            release.push_image(self.repo, image, self.store)
-            self.there.add(image.id)
+        with _PUSHING:
+            if image.id not in self.there:
+                release.push_image(self.repo, image, self.store)
+                self.there.add(image.id)
 
-    def _put(self, site: str, content: bytes, at: datetime) -> int:
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self.clock.now_ns() // 10**9, UTC)
+
+    def _put(self, site: str, content: bytes) -> int:
         if not self.there & {"roots"}:
             artifact.put_roots(self.repo, self.roots)
             self.there.add("roots")
-        path = artifact.site_name(site)
+        path, at = artifact.site_name(site), self._now()
         version = max(int(at.timestamp()), self._newest(path) + 1)
         statement = sign(content, path, version, at + timedelta(days=self.days_good), self.signers)
-        artifact.put_document(self.repo, path, artifact.DESIRED, content, document.MEDIA_TYPE, statement)
+        artifact.put_document(
+            self.repo, path, artifact.DESIRED, content, document.MEDIA_TYPE, statement, also=[artifact.kept(version)]
+        )
         return version
 
     def _newest(self, path: str) -> int:

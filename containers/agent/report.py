@@ -22,7 +22,7 @@ def registry_of(site: SiteFile) -> Registry:
 def read_report(site: SiteFile, clock: Clock) -> Reported:
     """How a site that pulls is. `Unavailable` if it has not reported yet, or the repository does not answer; `Untrusted` if
     the report is not the site's own."""
-    _require_key(site)
+    require_key(site)
     with registry_of(site) as repo:
         return status.reported(said_by(repo, site), clock.now_ns() / 1e9)
 
@@ -30,7 +30,7 @@ def read_report(site: SiteFile, clock: Clock) -> Reported:
 def said_by(repo: Repository, site: SiteFile) -> Status:
     """The last report of a site in a repository. Errors as of `read_report`."""
     name = site.site.site
-    _require_key(site)
+    require_key(site)
     try:
         found = artifact.get_document(repo, status.path(name), status.TAG)
     except NotFound as e:
@@ -39,7 +39,8 @@ def said_by(repo: Repository, site: SiteFile) -> Status:
     return status.decode(found.content, name, site.site.agent.key)
 
 
-def _require_key(site: SiteFile) -> None:
+def require_key(site: SiteFile) -> None:
+    """`ConfigError` if a site that pulls was not enrolled."""
     name = site.site.site
     if not site.site.agent.key:
         raise ConfigError(f"site {name} has no agent.key yet: pipeline agent enrol --site {name}")

@@ -29,6 +29,7 @@ class Status(msgspec.Struct, frozen=True):
     actual: Actual
     failed: int = 0  # that was given up; 0: none since `running`
     agent_image: str = ""  # its tag
+    before: int = 0  # that ran well until another took its place; 0: none is known
 
     @property
     def news(self) -> Status:
@@ -92,6 +93,17 @@ def reported(status: Status, now_s: float) -> Reported:
     """A report as a reading of the site."""
     a = status.actual
     return Reported(a.containers, a.records, a.configs, status, max(0.0, now_s - status.at_s))
+
+
+def before(said: Status, published: int, *, back: bool = False) -> int:
+    """The release that ran at a site before the one that is published for it; 0: none is known.
+
+    What runs, if the published one does not: it has failed there, or was not taken up yet. If that one leads `back` itself, it is
+    the one: who goes back twice because nothing came of it does not mean to and fro.
+    """
+    if said.running == published:
+        return said.before
+    return published if back else said.running
 
 
 def about(seconds: float) -> str:

@@ -119,7 +119,7 @@ class Agent:
             with hand.alone(PURPOSE):
                 self._bring(hand, goal, document, wanted)
         elif goal.update:  # nothing differs, or we were stopped between the site's record and our own
-            self.remember(decide.ended(self.memory, "done", judged=False, why=""))
+            self._ended("done", judged=False, why="")
 
     def _bring(self, hand: Puller, goal: Aim, document: Document, wanted: tuple[Desired, ...]) -> None:
         hand.mend()
@@ -143,11 +143,17 @@ class Agent:
             state = todo.run()
         if goal.update:
             judged, why = (todo.judged, todo.why) if todo else (False, "")
-            self.remember(decide.ended(self.memory, state, judged=judged, why=why))
+            self._ended(state, judged=judged, why=why)
         if state != "done":
             raise ConfigError(f"release {goal.version}: {state}: {todo.why if todo else ''}")
         hand.prune()
         self.report(f"release {goal.version} runs")
+
+    def _ended(self, state: State, *, judged: bool, why: str) -> None:
+        """An attempt at the newest version: the site's newest record tells whether it has changed anything."""
+        records = self.engine.actual(self.site).records if state == "done" else ()
+        changed = bool(records) and records[-1].note == f"{NOTE}{self.memory.newest}"
+        self.remember(decide.ended(self.memory, state, judged=judged, why=why, changed=changed))
 
     def _grant(self, document: Document, container: str) -> None:
         """Have topics and rights made inside the site's own broker, if it has one."""
@@ -196,6 +202,7 @@ class Agent:
         return Status(
             self.site, self.clock.now_ns() / 1e9, self.version, known.good, known.newest, what,
             "; ".join([*self._trouble, *([self.aside] if self.aside else [])]), status.shown(actual), known.failed, self.image,
+            known.before,
         )  # fmt: skip
 
     def forget(self) -> None:

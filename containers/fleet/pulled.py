@@ -10,17 +10,14 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from threading import Lock
 
 from containers.agent.publish import Publisher, Standing
 from containers.agent.report import said_by
 from containers.agent.status import SILENT_S, Reported, Status, about, reported
 from containers.fleet.events import Outcome
-from containers.images import Base
 from containers.site import SiteFile
 from pipelines.clock import Clock, SystemClock
 from pipelines.errors import ConfigError, Unavailable
-from pipelines.plan import Plan
 from pipelines.units import duration_s
 
 LOOK_S = 5.0  # from one look at a site's report to the next
@@ -29,17 +26,16 @@ TAKEN_POLLS, TAKEN_S = 3, 60.0  # after so many of its polls and so long a site 
 
 @dataclass
 class PulledAttempt:
-    """An attempt at any of `sites`, in whatever thread. `last`: whether no further wave waits for how this one goes."""
+    """An attempt at any of `sites`, in whatever thread. `publish` puts there what a site is to run, for the rollout of this id.
+    `last`: whether no further wave waits for how this one goes."""
 
     sites: Mapping[str, SiteFile]
-    plans: Mapping[str, Plan]
     rollout: str
     publisher: Callable[[SiteFile], AbstractContextManager[Publisher]]
-    base: Callable[[SiteFile], Base]
+    publish: Callable[[Publisher, SiteFile], object]
     last: Callable[[], bool]
     clock: Clock = field(default_factory=SystemClock)
     pause: Callable[[float], None] = time.sleep
-    _alone: Lock = field(default_factory=Lock)  # images are made and pushed once
 
     def __call__(self, name: str, phase: Callable[[str], None]) -> Outcome:
         """Publishes, unless that was done for this rollout, and waits for the verdict of the site's agent.
@@ -78,8 +74,7 @@ class PulledAttempt:
 
     def _published(self, publisher: Publisher, site: SiteFile) -> Standing:
         name = site.site.site
-        with self._alone:
-            publisher.publish(site, self.plans[site.pipeline], self.base(site), rollout=self.rollout)
+        self.publish(publisher, site)
         found = self._mine(publisher, name)
         if found is None:
             raise Unavailable(f"another operator published for {name} at the same time: see  pipeline history")

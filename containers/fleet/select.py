@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 
@@ -30,6 +31,17 @@ def select(
         theirs = listed(sorted({g for s in named for g in s.groups}))
         raise ConfigError(f"no site like {' or '.join(names)} is in group {' or '.join(wanted)}; such are in {theirs}")
     return found
+
+
+def in_turn(sites: Sequence[SiteFile]) -> list[SiteFile]:
+    """The order of a rollout: those that pull and those that are pushed to are spread evenly over it, the first of each in front,
+    so that a canary of two shows both, and each wave has its share of both."""
+    ways: dict[bool, list[SiteFile]] = defaultdict(list)
+    for site in sites:
+        ways[site.pulls].append(site)
+    return [s for _, _, s in sorted(
+        ((n / len(way), pulls, s) for pulls, way in ways.items() for n, s in enumerate(way)), key=lambda found: found[:2]
+    )]  # fmt: skip
 
 
 def _like(site: SiteFile, globs: Sequence[str]) -> bool:

@@ -2,7 +2,8 @@
 
 All bytes go through one uplink that the transfers under way share fairly. A site that is offline costs the time until the
 connection is given up; one that is online is connected to, gets its bytes, swaps its containers and passes its gates, each in its
-own random time.
+own random time. One that pulls looks for its release now and then, fetches it over a line of its own, and is read now and then;
+that it is away is known at once.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ class World:
     connect_timeout_s: float = 10.0
     swap_s_median: float = 15.0  # stop, start, gates; lognormal
     swap_s_sigma: float = 0.4
+    pulling: float = 0.0  # share of sites that pull, evenly among the others
+    poll_s: float = 60.0  # of such a site, from one look to the next
+    look_s: float = 5.0  # from one look at its report to the next
+    pull_bits_per_s: float = 10e6  # of its own line to the repository
     seed: int = 1
 
     @property
@@ -109,6 +114,10 @@ class _Simulation:
         swap_s = random.lognormal(math.log(world.swap_s_median), world.swap_s_sigma, world.sites)
         self.swap_s = dict(zip(names, swap_s, strict=True))
         self.connect_s = dict(zip(names, random.uniform(*world.connect_s, world.sites), strict=True))
+        fetch_s = world.site_bytes * 8 / world.pull_bits_per_s
+        waits_s = random.uniform(0, world.poll_s, world.sites) + fetch_s + random.uniform(0, world.look_s, world.sites)
+        pulls = np.diff(np.floor(np.arange(world.sites + 1) * world.pulling)) > 0
+        self.pull_s = {name: s for name, s, pull in zip(names, waits_s, pulls, strict=True) if pull}
         self.world, self.link, self.now_s = world, Link(world.uplink_bits_per_s), 0.0
         self.timers: list[tuple[float, Step, str]] = [(abort_at_s, "abort", "")] if abort_at_s < math.inf else []
         online = [name for name in names if self.back_s[name] == 0.0]
@@ -129,7 +138,10 @@ class _Simulation:
     def _start(self, site: str) -> None:
         self._apply(Started(self.now_s, site))
         if self.back_s[site] > self.now_s:
-            self._after(self.world.connect_timeout_s, "give up", site)
+            known_s = self.connect_s[site] if site in self.pull_s else self.world.connect_timeout_s
+            self._after(known_s, "give up", site)
+        elif site in self.pull_s:
+            self._after(self.pull_s[site] + self.swap_s[site], "swap", site)
         else:
             self._after(self.connect_s[site], "connect", site)
 

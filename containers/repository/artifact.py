@@ -2,6 +2,7 @@
 
     release         the tag is the release     what it consists of
     site/SITE       desired                    what the site should run
+    site/SITE       release-NUMBER             what it should have run, each release by its number, for who goes back
     status/SITE     status                     how the site is, signed by the site itself
     images          service and version        the images of all services
     trust           root-1, root-2, …          which keys count, see `trust.update_root`
@@ -64,6 +65,11 @@ def site_name(site: str) -> str:
     return f"site/{site}"
 
 
+def kept(version: int) -> str:
+    """The tag under which what a site should run stays when something newer is published."""
+    return f"release-{version}"
+
+
 def put_image(repo: Repository, name: str, config: bytes, layers: Sequence[Layer], tag: str = "") -> str:
     """Bring an image there, only those layers that are missing; the digest of its manifest.
 
@@ -81,12 +87,17 @@ def put_image(repo: Repository, name: str, config: bytes, layers: Sequence[Layer
     return _put(repo, name, tag, body)
 
 
-def put_document(repo: Repository, name: str, tag: str, content: bytes, media_type: str, statement: bytes = b"") -> str:
-    """Put a document, and the statement that is signed for it, under a tag; the digest of their manifest."""
+def put_document(
+    repo: Repository, name: str, tag: str, content: bytes, media_type: str, statement: bytes = b"", *, also: Sequence[str] = ()
+) -> str:  # fmt: skip
+    """Put a document, and the statement that is signed for it, under a tag, and before that under others; the digest of their
+    manifest."""
     layers = [_push(repo, name, content, media_type)]
     if statement:
         layers.append(_push(repo, name, statement, STATEMENT))
     body = Body(2, OCI_MANIFEST, media_type, config=_push(repo, name, b"{}", _EMPTY), layers=layers)
+    for other in also:
+        _put(repo, name, other, body)
     return _put(repo, name, tag, body)
 
 

@@ -63,7 +63,7 @@ class Pulling:
         """The operator's."""
         return _Publisher(self.repo, RELEASE_KEYS[:1], [make_root()], _no(), self.clock, 90, set(), self)
 
-    def attempt(self, rollout: str, *, last: Any = lambda: True) -> PulledAttempt:
+    def attempt(self, rollout: str, *, last: Any = lambda: True, what: Any = None) -> PulledAttempt:
         """As `pipeline publish` has it; while it waits, a minute goes by for the site that it waits for."""
 
         @contextmanager
@@ -75,8 +75,10 @@ class Pulling:
             self.clock.advance(60)
             self.turn(self.now)
 
-        plans: Any = {site.pipeline: _no() for site in self.sites.values()}
-        return PulledAttempt(self.sites, plans, rollout, publisher, lambda _: _no(), last, self.clock, pause)
+        def publish(to: Publisher, site: SiteFile) -> None:
+            to.publish(site, _no(), _no(), rollout=rollout)
+
+        return PulledAttempt(self.sites, rollout, publisher, what or publish, last, self.clock, pause)
 
 
 @dataclass
@@ -85,7 +87,7 @@ class _Publisher(Publisher):
 
     of: Any = None
 
-    def publish(self, site: SiteFile, plan: Any, base: Any, *, rollout: str = "") -> Published:
+    def publish(self, site: SiteFile, plan: Any, base: Any, *, rollout: str = "", rules: Any = None) -> Published:
         """See `Publisher`."""
         name, fleet = site.site.site, self.of
         version = max(fleet.number, self._newest(artifact.site_name(name)) + 1)

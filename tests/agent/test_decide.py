@@ -61,7 +61,18 @@ def test_to_its_last_second_a_release_is_begun() -> None:
 
 def test_a_good_end_makes_it_the_one_to_hold_to() -> None:
     known = ended(begun(Memory(newest=5, good=4, failed=3, why="x")), "done", judged=False, why="")
-    assert known == Memory(newest=5, good=5)
+    assert known == Memory(newest=5, good=5, before=4)
+
+
+def test_going_back_leads_to_what_was_replaced_and_not_to_the_same_published_anew() -> None:
+    known = Memory(newest=5, good=4, before=3)
+    again = ended(known, "done", judged=False, why="", changed=False)
+    assert (again.good, again.before) == (5, 3), "5 is what ran as 4"
+    assert ended(again, "done", judged=False, why="").before == 3, "nothing takes its own place"
+    failed = ended(known, "rolled back", judged=True, why="x")
+    assert (failed.good, failed.before) == (4, 3)
+    other = ended(believed(again, 6, SOON_S, "sha256:6"), "done", judged=False, why="")
+    assert (other.good, other.before) == (6, 5)
 
 
 @pytest.mark.parametrize("state", ["rolled back", "broken"])
@@ -103,7 +114,9 @@ def test_a_lost_memory_is_taken_from_the_history_and_the_documents() -> None:
     notes = [("tiny", "done", ""), ("release 4", "done", ""), ("release 5", "rolled back", "it crashed")]
     assert recalled(notes, kept) == Memory("sha256:5", 5, SOON_S, good=4, failed=5, why="it crashed")
     assert recalled(notes[:2], kept) == Memory("sha256:5", 5, SOON_S, good=4)
-    assert recalled([*notes, ("release 5", "done", "")], kept) == Memory("sha256:5", 5, SOON_S, good=5)
+    assert recalled([*notes, ("release 5", "done", "")], kept) == Memory("sha256:5", 5, SOON_S, good=5, before=4)
+    mended = [*notes[:2], ("release 5", "done", ""), ("release 5", "done", "")]
+    assert recalled(mended, kept).before == 4
     assert recalled(notes, kept[:1]) == Memory("sha256:4", 4, SOON_S, good=4)
     assert recalled([("release x", "done", ""), ("", "done", "")], []) == Memory()
 

@@ -17,7 +17,7 @@ from containers.agent.document import Document, Rules, encode
 from containers.agent.profile import ALIVE_FILE
 from containers.agent.publish import Publisher, Standing
 from containers.cli import main
-from containers.cli_shared import Context, pushed
+from containers.cli_attempt import rules_of
 from containers.fleet import show
 from containers.oci import Image
 from containers.profiles import CONFIG_DIR
@@ -148,16 +148,19 @@ def test_a_release_names_the_agent_that_is_to_run_unless_the_site_does_not_want_
     assert published("exchange = false\n") == ("stays", ())
 
 
-def test_pushing_leaves_sites_out_that_pull(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    pulls, plain = load_site(write_site(tmp_path / "a", SITE + AGENT)), load_site(write_site(tmp_path / "b"))
-    assert pushed(Context(), [pulls, plain]) == [plain]
-    assert pushed(Context(), [plain]) == [plain]
-    with pytest.raises(
-        ConfigError, match="hall1: an agent there pulls what is to run, so nothing is pushed: pipeline publish"
-    ):
-        pushed(Context(), [pulls])
+@pytest.mark.parametrize(
+    ("options", "rules"),
+    [
+        ({}, Rules(60.0, 600.0, 0.2)),
+        ({"soak": "5.0", "health_timeout": "9.0"}, Rules(9.0, 5.0, 0.2)),
+        ({"action": "rollback"}, Rules(60.0, 0.0, 0.2)),  # what ran before needs no soak
+    ],
+)
+def test_when_containers_may_stay_says_the_command_or_else_the_site(
+    options: dict[str, str], rules: Rules, tmp_path: Path
+) -> None:
+    own = '[rollout]\nhealth_timeout = "60s"\nsoak = "10m"\nerrors_max = 0.2\n'
+    assert rules_of(options, load_site(write_site(tmp_path, SITE + own))) == rules
 
 
 def reading(age_s: float = 30.0, **changes: Any) -> status.Reported:

@@ -49,11 +49,17 @@ def test_a_site_that_pulls_is_told_of_with_the_others(plant: Plant) -> None:
     assert re.search(rf"release {said.running}, newest {said.running}, reported \d+ seconds ago by its agent", out)
 
 
-def test_nothing_is_pushed_to_it(plant: Plant) -> None:
-    for words in (["deploy"], ["plan"], ["rollback"]):
-        code, _, err = plant.run(*words)
-        assert code == 1
-        assert f"{plant.name}: an agent there pulls what is to run, so nothing is pushed: pipeline publish" in err
+def test_deploy_plan_and_rollback_go_by_its_agent(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("containers.fleet.pulled.LOOK_S", 0.5)
+    before, revision = plant.process.id, plant.status().actual.revision
+    assert plant.run("plan", "--detailed-exitcode", "--engine", plant.engine.url)[0] == 0
+    assert plant.run("deploy", *plant.means)[:2] == (0, f"{plant.name}: done, revision {revision}\n")
+    assert plant.process.id == before, "the same again replaces nothing"
+    code, _, err = plant.run("rollback", *plant.means)
+    assert code == 1
+    assert (
+        f"site {plant.name}: release {plant.status().running} runs there, and none is known to have run before" in err
+    )
 
 
 def test_the_agent_has_the_socket_and_nothing_else(plant: Plant) -> None:

@@ -295,7 +295,8 @@ class World:
         path = artifact.site_name(self.site)
         expires = START + timedelta(days=days)
         statement = sign(content, path, version, expires, RELEASE_KEYS[:1] if by is None else by)
-        artifact.put_document(self.repo, path, artifact.DESIRED, content, document.MEDIA_TYPE, statement)
+        also = [artifact.kept(version)]
+        artifact.put_document(self.repo, path, artifact.DESIRED, content, document.MEDIA_TYPE, statement, also=also)
 
     @contextmanager
     def counted(self) -> Iterator[None]:

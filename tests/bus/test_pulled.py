@@ -63,9 +63,9 @@ class Operator:
         self.version = (by or self.publisher).publish(site, plan, no).version
         return site
 
-    def reports(self, running: int, *, by: identity.Identity | None = None) -> None:
-        """The site says which release runs."""
-        said = Status("hall1", 1.0, "0.1.0", running, self.version, "", "", Actual())
+    def reports(self, running: int, *, by: identity.Identity | None = None, before: int = 0) -> None:
+        """The site says which release runs, and which ran before."""
+        said = Status("hall1", 1.0, "0.1.0", running, self.version, "", "", Actual(), before=before)
         content = status.encode(said, by or self.me)
         artifact.put_document(self.publisher.repo, status.path("hall1"), status.TAG, content, status.MEDIA_TYPE)
 
@@ -137,6 +137,33 @@ def test_a_release_that_failed_takes_nothing_from_the_one_that_runs_on(operator:
     operator.reports(operator.version)
     operator.publish(TABLE)
     assert not late(operator)
+
+
+def test_who_goes_back_has_the_rights_of_then_again(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, site = operator.version, operator.publish(TABLE)
+    operator.reports(operator.version, before=first)
+    operator.publisher.settle(site)
+    assert not late(operator)
+    put, standing = Publisher._put, operator.publisher.standing("hall1")
+    assert standing
+    operator.publish("")  # and it is not taken up
+
+    def meanwhile(self: Publisher, *words: Any) -> int:
+        """Another operator, who does not know of this yet, takes away what the version that runs does not need."""
+        assert late(operator), "before the site can find what needs it"
+        bus.take_away(site, [standing.document.rights], SystemClock())
+        assert not late(operator)
+        return put(self, *words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Publisher, "_put", meanwhile)
+        operator.version = operator.publisher.publish_again(site, first).version
+    assert late(operator)
+    assert loud(operator), "it runs yet"
+    operator.reports(operator.version)
+    operator.publisher.settle(site)
+    assert late(operator)
+    assert not loud(operator)
 
 
 def test_two_operators_at_the_same_time_leave_the_newest_its_rights(

@@ -1,11 +1,12 @@
-"""`pipeline publish` in waves over a real registry: agents that poll it, on simulated engines; halted, pending, taken up."""
+"""`pipeline publish` and `deploy` in waves over a real registry: agents that poll it, on simulated engines, and a site that is
+pushed to; halted, pending, taken up, rolled back."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import pytest
 from click.testing import Result
 
 from containers.agent.publish import Published, Publisher
-from containers.cli_publish import Means
+from containers.cli_means import Means
 from containers.cli_shared import FLEET_VARIABLE
+from containers.fleet import journal
+from containers.fleet.events import Outcome
 from containers.repository import artifact
 from containers.repository.keys import Keys
 from containers.repository.registry import Registry
@@ -43,6 +46,7 @@ class Sites:
 
     def __init__(self, folder: Path, address: str, root: bytes, signers: Any) -> None:
         self.number, self.signers = 1, signers
+        self.pushed, self.push_fails = list[str](), False
         self.awake, self.over = {"a", "b"}, threading.Event()
         self.worlds = {name: self._world(folder / name, name, address, root) for name in NAMES}
         self.threads = [threading.Thread(target=self._work, args=(name,)) for name in NAMES]
@@ -58,6 +62,11 @@ class Sites:
             if name in self.awake:
                 self.worlds[name].agent.turn()
 
+    def push(self, name: str, phase: Callable[[str], None]) -> Outcome:
+        """What a site that is pushed to has done, without an engine."""
+        self.pushed.append(name)
+        return Outcome("failed", "it crashed") if self.push_fails else Outcome("done", revision=len(self.pushed))
+
     def running(self) -> dict[str, int]:
         """The release of each site; 0: none."""
         return {
@@ -65,7 +74,9 @@ class Sites:
             for name, w in self.worlds.items()
         }
 
-    def publish(self, publisher: Publisher, site: SiteFile, plan: Any, base: Any, *, rollout: str = "") -> Published:
+    def publish(
+        self, publisher: Publisher, site: SiteFile, plan: Any, base: Any, *, rollout: str = "", rules: Any = None
+    ) -> Published:
         """What the simulated engines can run: the images of the files are not made."""
         name = site.site.site
         newest = publisher._newest(artifact.site_name(name))
@@ -84,10 +95,12 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Site
         keys.init(1, 1)
         sites = Sites(folder, registry.address, keys.roots()[0], keys.release_signers())
         own = {name: f'[agent]\nkey = "{world.identity.public}"\n' for name, world in sites.worlds.items()}
+        own["d"] = '[agent]\nrepository = ""\n'
         write_fleet(folder / "fleet", FLEET.format(address=registry.address), **own)
         patch.setattr(Publisher, "publish", lambda self, *words, **more: sites.publish(self, *words, **more))
-        patch.setattr("containers.cli_publish.Press.base", lambda *_: None)
+        patch.setattr("containers.cli_means.Press.base", lambda *_: None)
         patch.setattr("containers.fleet.pulled.LOOK_S", 0.1)
+        patch.setattr("containers.cli_attempt.SiteAttempt.__call__", sites.push)
         patch.setenv(FLEET_VARIABLE, str(folder / "fleet"))
         with _at_work(sites):
             yield folder, sites
@@ -144,6 +157,104 @@ def test_a_canary_a_wave_a_site_that_was_away_and_a_release_that_stops_at_the_ca
     assert "halted, since 1 site failed: nothing more is started" in said.stderr
     assert sites.running() == {"a": 1, "b": 1, "c": 1}
     assert [w.agent.memory.failed > 0 for w in sites.worlds.values()] == [True, False, False]
+
+
+def deploy(folder: Path, *words: str) -> Result:
+    return pipeline("deploy", "--keys", str(folder / "keys"), *words)
+
+
+def states() -> dict[str, str]:
+    """The state of each site in the newest rollout."""
+    found = json.loads(pipeline("rollout", "status", "-o", "json").stdout)["sites"]
+    return {name: site["state"] for name, site in sorted(found.items())}
+
+
+def test_one_rollout_brings_both_kinds_forward_and_back_each_by_its_way(fleet: tuple[Path, Sites]) -> None:
+    folder, sites = fleet
+    sites.number = 3
+    said = deploy(folder, "--canary", "2", "--max-failures", "0")
+    assert said.exit_code == 0, said.output
+    assert states() == dict.fromkeys("abcd", "done")
+    assert sites.running() == {"a": 3, "b": 3, "c": 3}
+    assert sites.pushed == ["d"]
+    begun = [name for line in said.stderr.splitlines() for name in "abcd" if line.startswith(f"{name}: done")]
+    assert set(begun[:2]) == {"a", "d"}, "the canary shows both ways"
+    said = pipeline("rollback", "--keys", str(folder / "keys"))
+    assert said.exit_code == 0, said.output
+    assert sites.running() == {"a": 1, "b": 1, "c": 1}
+    assert sites.pushed == ["d", "d"]
+    assert "the revision before" in pipeline("history").stdout
+
+
+def test_a_failure_of_either_kind_stops_both(fleet: tuple[Path, Sites]) -> None:
+    folder, sites = fleet
+    before = sites.running()
+    sites.number, sites.push_fails = 4, True
+    said = deploy(folder, "--canary", "1", "--max-failures", "0")
+    assert said.exit_code == 3, said.output
+    assert states() == {"a": "skipped", "b": "skipped", "c": "skipped", "d": "failed"}
+    sites.push_fails = False
+    for world in sites.worlds.values():
+        world.engine.bad.add(world.tag("process", 4))
+    said = deploy(folder, "--canary", "2", "--max-failures", "0")
+    assert said.exit_code == 3, said.output
+    assert states() == {"a": "failed", "b": "skipped", "c": "skipped", "d": "done"}
+    assert sites.running() == before
+
+
+def test_an_unknown_release_is_a_failure_of_its_site_with_the_cure(fleet: tuple[Path, Sites]) -> None:
+    said = pipeline("rollback", "77", "--site", "b", "--keys", str(fleet[0] / "keys"))
+    assert said.exit_code == 3
+    assert "release 77 of site b is not in" in said.stderr
+    assert "check out the files that it was made of" in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "edit", "message"),
+    [
+        (["--keys", "nowhere"], "{}", "nowhere has no keys: make them with  pipeline keys init , or copy the folder"),
+        (
+            ["--no-rollback"],
+            "{}",
+            "--no-rollback: a, b, c: an agent there pulls, and goes back by itself: leave it out",
+        ),
+        ([], '{}push = "127.0.0.1:1/fleet"', "the registry at 127.0.0.1:1 cannot be reached"),
+        ([], "[agent]", "site a has no agent.key yet: pipeline agent enrol --site a"),
+    ],
+)
+def test_what_is_missing_where_sites_pull_is_told_before_anything_is_begun(
+    words: list[str], edit: str, message: str, fleet: tuple[Path, Sites]
+) -> None:
+    folder, sites = fleet
+    known, pushed = journal.ids(folder / "fleet"), list(sites.pushed)
+    file = folder / "fleet" / "sites" / "a.toml"
+    text = file.read_text()
+    file.write_text(edit.format(text))
+    try:
+        said = pipeline("deploy", *(words if "--keys" in words else ["--keys", str(folder / "keys"), *words]))
+    finally:
+        file.write_text(text)
+    assert said.exit_code == 1
+    assert message in said.stderr
+    assert (journal.ids(folder / "fleet"), sites.pushed) == (known, pushed)
+
+
+def test_sites_that_are_pushed_to_need_no_keys_and_one_that_pulls_later_needs_a_new_rollout(
+    fleet: tuple[Path, Sites], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = fleet
+    with monkeypatch.context() as patch:
+        patch.setattr("containers.cli_attempt.SiteAttempt.__call__", lambda *_: Outcome("offline", "no answer"))
+        assert pipeline("deploy", "--site", "d").exit_code == 5
+    file = folder / "fleet" / "sites" / "d.toml"
+    text = file.read_text()
+    file.write_text("")
+    said = pipeline("rollout", "resume")
+    file.write_text(text)
+    assert said.exit_code == 1
+    assert "d: an agent there pulls, and none did when rollout " in said.stderr
+    assert "so it has no keys to sign with: begin another with  pipeline deploy" in said.stderr
+    assert pipeline("rollout", "abort").exit_code == 0
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from containers.fleet.folder import Fleet, load_fleet
+from containers.fleet.select import in_turn
+from containers.site import AgentSettings, Site, SiteFile
 from pipelines.errors import ConfigError
 from tests.fleet.kit import FLEET, write_fleet
 
@@ -55,3 +59,21 @@ def test_a_fleet_without_sites(tmp_path: Path) -> None:
     (tmp_path / "fleet.toml").write_text(FLEET)
     with pytest.raises(ConfigError, match=r"the fleet has no sites: add one as sites/NAME\.toml"):
         load_fleet(tmp_path).select()
+
+
+def site(number: int, *, pulls: bool) -> SiteFile:
+    agent = AgentSettings(repository="registry.example/press" if pulls else "")
+    return SiteFile(Path(f"{number}.toml"), Site(site=f"s{number}", pipeline="tiny.py", agent=agent))
+
+
+@given(st.lists(st.booleans(), max_size=40))
+def test_both_ways_are_spread_over_a_rollout_and_each_keeps_its_order(ways: list[bool]) -> None:
+    sites = [site(n, pulls=pulls) for n, pulls in enumerate(ways)]
+    order = in_turn(sites)
+    for pulls in (True, False):
+        assert [s for s in order if s.pulls is pulls] == [s for s in sites if s.pulls is pulls]
+    if len(set(ways)) == 2:
+        assert {s.pulls for s in order[:2]} == {True, False}, "a canary of two shows both"
+    for n in range(len(order) + 1):
+        share = sum(s.pulls for s in order[:n]) - n * sum(ways) / max(1, len(ways))
+        assert abs(share) <= 1, "each wave has its share of both"

@@ -35,6 +35,18 @@ def test_ten_thousand_sites_are_a_matter_of_seconds() -> None:
     assert 7800 <= len(run.online) <= 8200
 
 
+def test_a_fleet_of_which_half_pulls_waits_for_their_looks_and_has_half_the_bytes_to_ship() -> None:
+    mixed = checked(replace(SMALL, pulling=0.5), WAVES)
+    assert set(+mixed.schedule.counts) == {"done", "failed"}
+    alone = replace(SMALL, offline=0.0, swap_s_median=0.001, connect_s=(0.0, 0.0))
+    half = simulate(replace(alone, pulling=0.5), Policy(max_parallel=400)).minutes()
+    assert half[-1] * 60 == pytest.approx(200 * 8e6 / 10e6, rel=0.01)
+    only = simulate(replace(alone, pulling=1.0), Policy(max_parallel=400)).minutes() * 60
+    assert 0.8 < only[0] < 5
+    assert 60 < only[-1] < 66
+    assert simulate(replace(SMALL, pulling=0.0), WAVES).events == simulate(SMALL, WAVES).events
+
+
 def test_the_same_seed_gives_the_same_rollout_and_replaying_its_events_the_same_state() -> None:
     first, second = checked(SMALL, WAVES), checked(SMALL, WAVES)
     assert first.events == second.events
