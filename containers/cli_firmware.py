@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import msgspec
@@ -15,17 +15,14 @@ import msgspec
 from connectors.firmware.campaign import CANARY_SITES_MAX, Campaign, Policy
 from connectors.firmware.life import LOST, State
 from connectors.firmware.manifest import Manifest
+from containers.cli_firmware_keys import keys, refresh, shelf_options
 from containers.cli_rollout import Waves
-from containers.cli_shared import Context, Duration, shared
+from containers.cli_shared import Context, Duration
 from containers.console import table
 from containers.firmware.drive import Leader, campaign_of, put
 from containers.firmware.shelf import Shelf
-from containers.references import resolve
-from containers.repository.ring import Ring
 from pipelines.clock import SystemClock
 from pipelines.errors import ConfigError
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Percent(click.ParamType):
@@ -41,32 +38,6 @@ class Percent(click.ParamType):
         return float(found[1]) / 100
 
 
-def shelf_options(command: F) -> F:
-    """Gives a command `shelf`, from the options that say where the repository and its keys are."""
-
-    def with_shelf(
-        *args: Any, repository: Path, keys: Path, extra: tuple[Path, ...], passphrase: str, **options: Any
-    ) -> Any:
-        unlocking = (passphrase and resolve(passphrase, "--passphrase")) or b""
-        return command(*args, shelf=Shelf(repository, Ring(keys, unlocking, extra), SystemClock()), **options)
-
-    kind = click.Path(path_type=Path)
-    made: Any = with_shelf
-    made.__name__, made.__doc__ = command.__name__, command.__doc__
-    made.__click_params__ = getattr(command, "__click_params__", [])
-    for option in [
-        click.option("--repository", metavar="DIR", type=kind, default=Path("firmware"), show_default=True,
-                     help="Folder of the firmware repository; what lies in it may be shown to all."),
-        click.option("--keys", metavar="DIR", type=kind, default=Path("firmware-keys"), show_default=True,
-                     help="Folder of its private keys."),
-        click.option("--key", "extra", metavar="FILE", type=kind, multiple=True,
-                     help="A key file that lies elsewhere; as often as needed."),
-        click.option("--passphrase", metavar="REF", default="", help="Of locked keys: 'file:PATH' or 'env:NAME'."),
-    ]:  # fmt: skip
-        made = option(made)
-    return shared(made)  # type: ignore[no-any-return]  # a decorator gives what it was given
-
-
 @click.group()
 def firmware() -> None:
     """Firmware of devices: sign it, and bring it to some devices first.
@@ -80,57 +51,8 @@ def firmware() -> None:
     """
 
 
-@firmware.group()
-def keys() -> None:
-    """Keys with which firmware is signed. Take root-*, targets-* and model-* to media of their own."""
-
-
-@keys.command()
-@shelf_options
-@click.pass_obj
-def init(context: Context, shelf: Shelf) -> None:
-    """Make the keys and an empty repository, once.
-
-    \b
-    Example:
-      pipeline firmware keys init --passphrase file:/run/secrets/firmware
-    """
-    made = shelf.init()
-    root = shelf.folder / "metadata" / "1.root.json"
-    context.console.data(
-        f"made {', '.join(made)} in {shelf.ring.folder}, and {root}, which sites and devices trust; day by day only "
-        "online-1 and campaigns-1 are needed: take the others to other media",
-        {"keys": made, "root": str(root)},
-    )
-
-
-@keys.command("add-model")
-@click.argument("model")
-@shelf_options
-@click.pass_obj
-def add_model(context: Context, shelf: Shelf, model: str) -> None:
-    """Make a key that signs the images of MODEL and of no other. Needs two of the targets keys.
-
-    \b
-    Example:
-      pipeline firmware keys add-model press-mk2 --key /media/a/targets-1.key --key /media/b/targets-2.key
-    """
-    made = shelf.add_model(model)
-    context.console.data(f"made {made}", {"key": made})
-
-
-@firmware.command()
-@shelf_options
-@click.pass_obj
-def refresh(context: Context, shelf: Shelf) -> None:
-    """Sign anew that the repository is the newest there is: do this every week, for sites believe it for 30 days.
-
-    \b
-    Example:
-      pipeline firmware refresh
-    """
-    until = shelf.refresh()
-    context.console.data(f"good until {until:%Y-%m-%d %H:%M} UTC", {"until": until.isoformat()})
+firmware.add_command(keys)
+firmware.add_command(refresh)
 
 
 @firmware.command()

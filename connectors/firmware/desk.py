@@ -180,7 +180,7 @@ class Desk:
             do="download", campaign=entry.campaign, path=image.path, length=image.length, sha256=image.sha256,
             chunk_bytes=CHUNK_BYTES_MAX, url=f"{self._url}/{entry.device}/{image.sha256}" if self._url else "",
             token=self._store.token(entry.device, image.sha256) if self._url else "",
-            metadata=self._signed.metadata[image.manifest.model],
+            roots=self._signed.roots_after(entry.root), metadata=self._signed.metadata[image.manifest.model],
         )  # fmt: skip
 
     def _due(self, device: str, asked: str) -> bool:

@@ -49,7 +49,12 @@ class Signed:
     plan: Plan
     images: Mapping[str, Image]  # by campaign
     metadata: Mapping[str, tuple[str, ...]]  # by model: the signed files that a device verifies
+    roots: Mapping[int, str]  # by version, in that order: from the one that was trusted first to the one that counts
     expires_ns: int  # none of it counts after that
+
+    def roots_after(self, version: int) -> tuple[str, ...]:
+        """Those that somebody has to follow who trusts the root with this version."""
+        return tuple(text for v, text in self.roots.items() if v > version)
 
 
 class Mirror:
@@ -85,7 +90,7 @@ class Mirror:
         except (RepositoryError, ValueError) as e:
             raise Untrusted(f"the firmware repository {self._url} is not believed: {e}") from e
         models = {image.manifest.model for image in images.values()}
-        return Signed(plan, images, {m: self._signed_of(m) for m in models}, self._expiry(models))
+        return Signed(plan, images, {m: self._signed_of(m) for m in models}, self._roots(), self._expiry(models))
 
     def _updater(self) -> Updater:
         where = str(self._metadata)
@@ -108,6 +113,11 @@ class Mirror:
 
     def _signed_of(self, model: str) -> tuple[str, ...]:
         return tuple((self._metadata / f"{role}.json").read_text() for role in ("targets", model))
+
+    def _roots(self) -> dict[int, str]:
+        """What `Updater` has gone along, and keeps in files N.root.json."""
+        files = {int(p.name.partition(".")[0]): p for p in (self._metadata / "root_history").glob("*.root.json")}
+        return {version: files[version].read_text() for version in sorted(files)}
 
     def _expiry(self, models: Collection[str]) -> int:
         """Of what `Updater` has just verified and kept."""
