@@ -12,14 +12,14 @@ from typing import Any
 import click
 import msgspec
 
-from connectors.firmware.campaign import CANARY_SITES_MAX, Campaign, Policy
+from connectors.firmware.campaign import CANARY_SITES_MAX, Campaign, Policy, back_to
 from connectors.firmware.life import LOST, State
-from connectors.firmware.manifest import Manifest
+from connectors.firmware.manifest import Manifest, refusal
 from containers.cli_firmware_keys import keys, refresh, shelf_options
 from containers.cli_rollout import Waves
 from containers.cli_shared import Context, Duration
 from containers.console import table
-from containers.firmware.drive import Leader, campaign_of, put
+from containers.firmware.drive import Leader, campaign_of, no_way_back, put
 from containers.firmware.shelf import Shelf
 from pipelines.clock import SystemClock
 from pipelines.errors import ConfigError
@@ -123,18 +123,25 @@ def campaign() -> None:
     help="Of all devices: how many may be lost or in the middle of it at a time [2%; 100% in an emergency].",
 )
 @click.option("--soak", type=Duration(), default="1h", show_default=True, help="From the end of a stage to the next.")
+@click.option(
+    "--revert-to",
+    metavar="VERSION",
+    default="",
+    help="If it halts by itself, bring devices with the new version to this one, by the same rules.",
+)
 @click.option("--emergency", is_flag=True, help="Everybody at once, outside of windows, too. Verified all the same.")
 @shelf_options
 @click.pass_obj
 def start(
     context: Context, shelf: Shelf, model: str, version: str, name: str, canary: int, stages: tuple[float, ...],
-    success_min: float, lost_max: float, at_risk_max: float | None, soak: float, emergency: bool,
+    success_min: float, lost_max: float, at_risk_max: float | None, soak: float, revert_to: str, emergency: bool,
 ) -> int:  # fmt: skip
-    """Begin a campaign at the chosen sites, and lead it until it is over or pauses by itself.
+    """Begin a campaign at the chosen sites, and lead it until it is over, pauses by itself, or has been reverted.
 
     \b
     Examples:
       pipeline firmware campaign start --model press-mk2 --version 2.1 --group eu --canary 2
+      pipeline firmware campaign start --model press-mk2 --version 2.1 --revert-to 2.0
       pipeline firmware campaign start --model press-mk2 --version 2.2 --emergency
     """
     path, sites = shelf.find(model, version), context.sites()
@@ -146,12 +153,15 @@ def start(
         id=name, model=model, path=path, version=version, begun_s=SystemClock().now_ns() // 10**9,
         canary=tuple(s.site.site for s in sites[:canary]),
         stages=tuple(round(10 * p) for p in dict.fromkeys((*stages, 100.0))),
-        stage=0 if canary else 1, emergency=emergency, quotas=dict.fromkeys((s.site.site for s in sites), 0),
+        stage=0 if canary else 1, revert_to=revert_to and shelf.find(model, revert_to), emergency=emergency,
+        quotas=dict.fromkeys((s.site.site for s in sites), 0),
         policy=Policy(
             success_min=success_min, lost_max=lost_max, at_risk_max=at_risk, soak_s=soak
         ),
     )  # fmt: skip
-    put(shelf, made, sites)
+    if revert_to and (why := no_way_back(shelf, made)):
+        raise ConfigError(f"--revert-to {revert_to}: {why}; or begin without it")
+    put(shelf, sites, made)
     context.console(f"campaign {name}: {version} for {model} at {len(sites)} sites")
     return _lead(context, shelf, name)
 
@@ -209,21 +219,34 @@ def _show(context: Context, shelf: Shelf, leader: Leader, name: str) -> None:
         note = "does not answer" if site not in leader.devices else said.held if said else "firmware does not run"
         rows.append([site, str(c.quotas.get(site, "-")), *(str(here[state]) for state in states), note])
     why = f" ({c.reason})" if c.reason else ""
-    head = f"{name}: {c.version} for {c.model}, {c.state}{why}, stage {c.stage} of {len(c.stages)}"
+    other = f" in place of {c.replaces}" if c.replaces else f", else {back_to(c)}" if c.revert_to else ""
+    head = f"{name}: {c.version} for {c.model}{other}, {c.state}{why}, stage {c.stage} of {len(c.stages)}"
     lost = [f"{site} {e.device}: {e.state} {e.detail}" for site, e in devices if e.state in LOST]
-    text = "\n".join([head, table(["SITE", "QUOTA", *states, ""], rows), *lost])
+    keep = _keeping(shelf, leader, c)
+    text = "\n".join([head, table(["SITE", "QUOTA", *states, ""], rows), *lost, *keep])
     value = {
         "campaign": name, "state": c.state, "reason": c.reason, "stage": c.stage, "counts": counts,
+        "revert_to": back_to(c) if c.revert_to else "", "replaces": c.replaces, "keep": keep,
         "devices": [{"site": site, **msgspec.to_builtins(e)} for site, e in devices],
     }  # fmt: skip
     context.console.data(text, value)
+
+
+def _keeping(shelf: Shelf, leader: Leader, c: Campaign) -> list[str]:
+    """Devices that a campaign cannot bring back, and why."""
+    image = shelf.images(c.model).get(c.path) if c.replaces and c.model in shelf.models() else None
+    if image is None:
+        return []
+    manifest = msgspec.convert(image.custom, Manifest)
+    found = [(site, e) for site, entries in leader.devices.items() for e in entries if e.version == c.replaces]
+    return [f"{site} {e.device}: keeps {c.replaces}: {why}" for site, e in found if (why := refusal(manifest, e))]
 
 
 def _changed(context: Context, shelf: Shelf, name: str | None, sites: Sequence[Any], **changes: Any) -> None:
     found = campaign_of(shelf.plan(), name)
     if found.state == "aborted":
         raise ConfigError(f"campaign {found.id} is aborted, for good: begin another")
-    deaf = put(shelf, msgspec.structs.replace(found, **changes), sites)
+    deaf = put(shelf, sites, msgspec.structs.replace(found, **changes))
     later = f"; {len(deaf)} sites will see it when they look" if deaf else ""
     context.console.data(
         f"campaign {found.id}: {changes['state']}{later}",
