@@ -35,8 +35,10 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     soak_s: float = 3600.0  # from the end of a stage to the next
 
 
-class Campaign(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An image for the devices of a model, some at a time."""
+class Campaign(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """An image for the devices of a model, some at a time. What is as usual is not written: sites with an older service, which
+    refuse what they do not know, are led on by a newer command.
+    """
 
     id: str
     model: str

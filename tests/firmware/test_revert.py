@@ -102,6 +102,10 @@ def test_a_plan_that_reverts_to_what_cannot_be_is_refused(path: str) -> None:
         campaigns.decode(Plan(counter=1, campaigns=(campaign(revert_to=path),)).encode())
 
 
+def test_a_plan_that_reverts_nothing_is_believed_by_sites_that_know_of_no_reverting() -> None:
+    assert b"revert" not in Plan(counter=1, campaigns=(campaign(),)).encode()
+
+
 # who leads it
 
 
