@@ -6,6 +6,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,17 @@ import msgspec
 from connectors.firmware.campaign import CANARY_SITES_MAX, Campaign, Policy, back_to
 from connectors.firmware.life import LOST, State
 from connectors.firmware.manifest import Manifest, refusal
+from connectors.firmware.status import SiteStatus
 from containers.cli_firmware_keys import keys, refresh, shelf_options
 from containers.cli_rollout import Waves
-from containers.cli_shared import Context, Duration
+from containers.cli_shared import Context, Duration, shared
 from containers.console import table
 from containers.firmware.drive import Leader, campaign_of, no_way_back, put
 from containers.firmware.shelf import Shelf
+from containers.reach import at_kafka
 from pipelines.clock import SystemClock
 from pipelines.errors import ConfigError
+from pipelines.units import duration_ns
 
 
 class Percent(click.ParamType):
@@ -216,7 +220,7 @@ def _show(context: Context, shelf: Shelf, leader: Leader, name: str) -> None:
         site = s.site.site
         here = Counter(e.state.value for at, e in devices if at == site)
         said = leader.known.get(site)
-        note = "does not answer" if site not in leader.devices else said.held if said else "firmware does not run"
+        note = "does not answer" if site not in leader.devices else _note(said)
         rows.append([site, str(c.quotas.get(site, "-")), *(str(here[state]) for state in states), note])
     why = f" ({c.reason})" if c.reason else ""
     other = f" in place of {c.replaces}" if c.replaces else f", else {back_to(c)}" if c.revert_to else ""
@@ -230,6 +234,10 @@ def _show(context: Context, shelf: Shelf, leader: Leader, name: str) -> None:
         "devices": [{"site": site, **msgspec.to_builtins(e)} for site, e in devices],
     }  # fmt: skip
     context.console.data(text, value)
+
+
+def _note(said: SiteStatus | None) -> str:
+    return "; ".join(filter(None, (said.refused, said.held))) if said else "firmware does not run"
 
 
 def _keeping(shelf: Shelf, leader: Leader, c: Campaign) -> list[str]:
@@ -298,3 +306,38 @@ def abort(context: Context, shelf: Shelf, name: str | None) -> None:
       pipeline firmware abort
     """
     _changed(context, shelf, name, context.sites(), state="aborted", reason="by an operator")
+
+
+@firmware.command()
+@click.option("--device", "name", default="", help="Of one device only.")
+@click.option("--since", default="", help="Of the last while only, such as 1h.")
+@click.option("--brokers", help="Kafka as this machine sees it, if not as the site file says.")
+@shared
+@click.pass_obj
+def audit(context: Context, name: str, since: str, brokers: str | None) -> None:
+    """Show what a site was told by whom, what it offered and permitted, how it ended, and what it refused.
+
+    \b
+    Example:
+      pipeline firmware audit --device press-7 --since 1d --site hall1.toml
+    """
+    from connectors.firmware import audit as trail  # its client library is not needed by other commands
+
+    file = context.site()
+    site, since_ns = file.site.site, SystemClock().now_ns() - duration_ns(since) if since else 0
+    found = at_kafka(file, brokers, lambda at: trail.read(at, site, name, since_ns))
+    rows = [
+        [
+            f"{datetime.fromtimestamp(r.at_ns // 10**9, UTC):%Y-%m-%dT%H:%M:%SZ}",
+            r.who,
+            r.campaign,
+            r.device,
+            r.version,
+            r.state,
+            r.detail,
+        ]
+        for r in found
+    ]
+    heads = ["TIME", "WHO", "CAMPAIGN", "DEVICE", "VERSION", "STATE", "DETAIL"]
+    text = table(heads, rows) if rows else "nothing is on record"
+    context.console.data(text, {"site": site, "records": [msgspec.to_builtins(r) for r in found]})

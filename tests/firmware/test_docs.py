@@ -68,7 +68,7 @@ def test_its_commands_sign_what_its_program_believes(tmp_path: Path, monkeypatch
 
 
 def test_the_commands_for_campaigns_exist() -> None:
-    for line in re.findall(r"```sh\n(.*?)```", PAGE, re.S)[1].splitlines():
+    for line in "".join(re.findall(r"```sh\n(.*?)```", PAGE, re.S)[1:]).splitlines():
         words = [w for w in shlex.split(line)[1:] if not w.startswith("-")]
         depth = 3 if words[1] == "campaign" else 2
         assert CliRunner().invoke(main, [*words[:depth], "--help"]).exit_code == 0, line
