@@ -54,8 +54,8 @@ def of_device(before: Entry | None, after: Entry, who: str, now_ns: int) -> Reco
     )  # fmt: skip
 
 
-def of_site(before: SiteStatus, after: SiteStatus, signers: str, now_ns: int) -> Iterator[Record]:
-    """What is recorded of a site's change. `signers`: whose keys signed the plan that it obeys now."""
+def of_plan(before: SiteStatus, after: SiteStatus, signers: str, now_ns: int) -> Iterator[Record]:
+    """What is recorded of a plan that a site obeys from now on. `signers`: whose keys signed it."""
     for name, new in after.known.items():
         old = before.known.get(name)
         states = [BEGUN] if old is None else []
@@ -66,6 +66,10 @@ def of_site(before: SiteStatus, after: SiteStatus, signers: str, now_ns: int) ->
         for state in states:
             detail = f"stage {new.stage}" if state in (BEGUN, STAGE) else new.reason
             yield Record(at_ns=now_ns, who=signers, state=state, campaign=name, version=new.version, detail=detail)
+
+
+def of_site(before: SiteStatus, after: SiteStatus, now_ns: int) -> Iterator[Record]:
+    """What is recorded of a site that stops by itself, or refuses what the mirror has."""
     for name, standing in after.campaigns.items():
         if standing.halted and not (name in before.campaigns and before.campaigns[name].halted):
             detail = f"{standing.lost} devices are lost, and {standing.quota} may be"

@@ -163,8 +163,14 @@ class Desk:
             status = replace(status, counter=signed.plan.counter, held=held, campaigns=standings, known=known)
         if status == self._status:
             return []
-        changes = audit.of_site(self._status, status, signed.signers if signed else audit.SERVICE, now_ns)
-        self._audit += [record.line(self._site) for record in changes]
+        told = audit.of_plan(self._status, status, signed.signers if signed else "", now_ns)
+        does = audit.of_site(self._status, status, now_ns)
+        told_lines, lines = ([record.line(self._site) for record in records] for records in (told, does))
+        self._audit = [
+            *told_lines,
+            *self._audit,
+            *lines,
+        ]  # devices move because of the plan, and a site stops because of them
         self._status = status
         self._measure(status.campaigns)
         return [(0, SITE_KEY, msgspec.json.encode(status))]

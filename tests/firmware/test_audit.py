@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from connectors.firmware import audit, topics_of
-from connectors.firmware.audit import Record, of_device, of_site
+from connectors.firmware.audit import Record, of_device, of_plan, of_site
 from connectors.firmware.life import ENDED, Entry, State
 from connectors.firmware.roster import Standing
 from connectors.firmware.status import Known, SiteStatus
@@ -63,7 +63,8 @@ HALTED = {"c": Standing(lost=2, quota=2)}
 def test_what_a_site_is_told_and_refuses(
     before: SiteStatus, after: SiteStatus, found: list[tuple[str, str, str]]
 ) -> None:
-    assert [(r.who, r.state, r.detail) for r in of_site(before, after, "anna", NOW)] == found
+    records = [*of_plan(before, after, "anna", NOW), *of_site(before, after, NOW)]
+    assert [(r.who, r.state, r.detail) for r in records] == found
 
 
 def entry(state: State, offered: bool = True, campaign: str = "c") -> Entry:
