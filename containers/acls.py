@@ -81,6 +81,7 @@ def _control(plan: Plan, site: str, who: str) -> Iterator[Acl]:
 def _firmware(plan: Plan, site: str, who: str) -> Iterator[Acl]:
     yield Acl(who, "read", "topic", topics.firmware_desired(site))
     yield from _both(who, topics.firmware_status(site))
+    yield Acl(who, "write", "topic", topics.firmware_audit(site))
     yield Acl(who, "write", "transactional id", f"{site}.firmware")
 
 

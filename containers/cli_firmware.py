@@ -5,27 +5,28 @@ from __future__ import annotations
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import msgspec
 
-from connectors.firmware.campaign import CANARY_SITES_MAX, Campaign, Policy
+from connectors.firmware.campaign import CANARY_SITES_MAX, Campaign, Policy, back_to
 from connectors.firmware.life import LOST, State
-from connectors.firmware.manifest import Manifest
+from connectors.firmware.manifest import Manifest, refusal
+from connectors.firmware.status import SiteStatus
+from containers.cli_firmware_keys import keys, refresh, shelf_options
 from containers.cli_rollout import Waves
 from containers.cli_shared import Context, Duration, shared
 from containers.console import table
-from containers.firmware.drive import Leader, campaign_of, put
+from containers.firmware.drive import Leader, campaign_of, no_way_back, put
 from containers.firmware.shelf import Shelf
-from containers.references import resolve
-from containers.repository.ring import Ring
+from containers.reach import at_kafka
 from pipelines.clock import SystemClock
 from pipelines.errors import ConfigError
-
-F = TypeVar("F", bound=Callable[..., Any])
+from pipelines.units import duration_ns
 
 
 class Percent(click.ParamType):
@@ -41,32 +42,6 @@ class Percent(click.ParamType):
         return float(found[1]) / 100
 
 
-def shelf_options(command: F) -> F:
-    """Gives a command `shelf`, from the options that say where the repository and its keys are."""
-
-    def with_shelf(
-        *args: Any, repository: Path, keys: Path, extra: tuple[Path, ...], passphrase: str, **options: Any
-    ) -> Any:
-        unlocking = (passphrase and resolve(passphrase, "--passphrase")) or b""
-        return command(*args, shelf=Shelf(repository, Ring(keys, unlocking, extra), SystemClock()), **options)
-
-    kind = click.Path(path_type=Path)
-    made: Any = with_shelf
-    made.__name__, made.__doc__ = command.__name__, command.__doc__
-    made.__click_params__ = getattr(command, "__click_params__", [])
-    for option in [
-        click.option("--repository", metavar="DIR", type=kind, default=Path("firmware"), show_default=True,
-                     help="Folder of the firmware repository; what lies in it may be shown to all."),
-        click.option("--keys", metavar="DIR", type=kind, default=Path("firmware-keys"), show_default=True,
-                     help="Folder of its private keys."),
-        click.option("--key", "extra", metavar="FILE", type=kind, multiple=True,
-                     help="A key file that lies elsewhere; as often as needed."),
-        click.option("--passphrase", metavar="REF", default="", help="Of locked keys: 'file:PATH' or 'env:NAME'."),
-    ]:  # fmt: skip
-        made = option(made)
-    return shared(made)  # type: ignore[no-any-return]  # a decorator gives what it was given
-
-
 @click.group()
 def firmware() -> None:
     """Firmware of devices: sign it, and bring it to some devices first.
@@ -80,57 +55,8 @@ def firmware() -> None:
     """
 
 
-@firmware.group()
-def keys() -> None:
-    """Keys with which firmware is signed. Take root-*, targets-* and model-* to media of their own."""
-
-
-@keys.command()
-@shelf_options
-@click.pass_obj
-def init(context: Context, shelf: Shelf) -> None:
-    """Make the keys and an empty repository, once.
-
-    \b
-    Example:
-      pipeline firmware keys init --passphrase file:/run/secrets/firmware
-    """
-    made = shelf.init()
-    root = shelf.folder / "metadata" / "1.root.json"
-    context.console.data(
-        f"made {', '.join(made)} in {shelf.ring.folder}, and {root}, which sites and devices trust; day by day only "
-        "online-1 and campaigns-1 are needed: take the others to other media",
-        {"keys": made, "root": str(root)},
-    )
-
-
-@keys.command("add-model")
-@click.argument("model")
-@shelf_options
-@click.pass_obj
-def add_model(context: Context, shelf: Shelf, model: str) -> None:
-    """Make a key that signs the images of MODEL and of no other. Needs two of the targets keys.
-
-    \b
-    Example:
-      pipeline firmware keys add-model press-mk2 --key /media/a/targets-1.key --key /media/b/targets-2.key
-    """
-    made = shelf.add_model(model)
-    context.console.data(f"made {made}", {"key": made})
-
-
-@firmware.command()
-@shelf_options
-@click.pass_obj
-def refresh(context: Context, shelf: Shelf) -> None:
-    """Sign anew that the repository is the newest there is: do this every week, for sites believe it for 30 days.
-
-    \b
-    Example:
-      pipeline firmware refresh
-    """
-    until = shelf.refresh()
-    context.console.data(f"good until {until:%Y-%m-%d %H:%M} UTC", {"until": until.isoformat()})
+firmware.add_command(keys)
+firmware.add_command(refresh)
 
 
 @firmware.command()
@@ -201,18 +127,25 @@ def campaign() -> None:
     help="Of all devices: how many may be lost or in the middle of it at a time [2%; 100% in an emergency].",
 )
 @click.option("--soak", type=Duration(), default="1h", show_default=True, help="From the end of a stage to the next.")
+@click.option(
+    "--revert-to",
+    metavar="VERSION",
+    default="",
+    help="If it halts by itself, bring devices with the new version to this one, by the same rules.",
+)
 @click.option("--emergency", is_flag=True, help="Everybody at once, outside of windows, too. Verified all the same.")
 @shelf_options
 @click.pass_obj
 def start(
     context: Context, shelf: Shelf, model: str, version: str, name: str, canary: int, stages: tuple[float, ...],
-    success_min: float, lost_max: float, at_risk_max: float | None, soak: float, emergency: bool,
+    success_min: float, lost_max: float, at_risk_max: float | None, soak: float, revert_to: str, emergency: bool,
 ) -> int:  # fmt: skip
-    """Begin a campaign at the chosen sites, and lead it until it is over or pauses by itself.
+    """Begin a campaign at the chosen sites, and lead it until it is over, pauses by itself, or has been reverted.
 
     \b
     Examples:
       pipeline firmware campaign start --model press-mk2 --version 2.1 --group eu --canary 2
+      pipeline firmware campaign start --model press-mk2 --version 2.1 --revert-to 2.0
       pipeline firmware campaign start --model press-mk2 --version 2.2 --emergency
     """
     path, sites = shelf.find(model, version), context.sites()
@@ -224,12 +157,15 @@ def start(
         id=name, model=model, path=path, version=version, begun_s=SystemClock().now_ns() // 10**9,
         canary=tuple(s.site.site for s in sites[:canary]),
         stages=tuple(round(10 * p) for p in dict.fromkeys((*stages, 100.0))),
-        stage=0 if canary else 1, emergency=emergency, quotas=dict.fromkeys((s.site.site for s in sites), 0),
+        stage=0 if canary else 1, revert_to=revert_to and shelf.find(model, revert_to), emergency=emergency,
+        quotas=dict.fromkeys((s.site.site for s in sites), 0),
         policy=Policy(
             success_min=success_min, lost_max=lost_max, at_risk_max=at_risk, soak_s=soak
         ),
     )  # fmt: skip
-    put(shelf, made, sites)
+    if revert_to and (why := no_way_back(shelf, made)):
+        raise ConfigError(f"--revert-to {revert_to}: {why}; or begin without it")
+    put(shelf, sites, made)
     context.console(f"campaign {name}: {version} for {model} at {len(sites)} sites")
     return _lead(context, shelf, name)
 
@@ -284,24 +220,41 @@ def _show(context: Context, shelf: Shelf, leader: Leader, name: str) -> None:
         site = s.site.site
         here = Counter(e.state.value for at, e in devices if at == site)
         said = leader.known.get(site)
-        note = "does not answer" if site not in leader.devices else said.held if said else "firmware does not run"
+        note = "does not answer" if site not in leader.devices else _note(said)
         rows.append([site, str(c.quotas.get(site, "-")), *(str(here[state]) for state in states), note])
     why = f" ({c.reason})" if c.reason else ""
-    head = f"{name}: {c.version} for {c.model}, {c.state}{why}, stage {c.stage} of {len(c.stages)}"
+    other = f" in place of {c.replaces}" if c.replaces else f", else {back_to(c)}" if c.revert_to else ""
+    head = f"{name}: {c.version} for {c.model}{other}, {c.state}{why}, stage {c.stage} of {len(c.stages)}"
     lost = [f"{site} {e.device}: {e.state} {e.detail}" for site, e in devices if e.state in LOST]
-    text = "\n".join([head, table(["SITE", "QUOTA", *states, ""], rows), *lost])
+    keep = _keeping(shelf, leader, c)
+    text = "\n".join([head, table(["SITE", "QUOTA", *states, ""], rows), *lost, *keep])
     value = {
         "campaign": name, "state": c.state, "reason": c.reason, "stage": c.stage, "counts": counts,
+        "revert_to": back_to(c) if c.revert_to else "", "replaces": c.replaces, "keep": keep,
         "devices": [{"site": site, **msgspec.to_builtins(e)} for site, e in devices],
     }  # fmt: skip
     context.console.data(text, value)
+
+
+def _note(said: SiteStatus | None) -> str:
+    return "; ".join(filter(None, (said.refused, said.held))) if said else "firmware does not run"
+
+
+def _keeping(shelf: Shelf, leader: Leader, c: Campaign) -> list[str]:
+    """Devices that a campaign cannot bring back, and why."""
+    image = shelf.images(c.model).get(c.path) if c.replaces and c.model in shelf.models() else None
+    if image is None:
+        return []
+    manifest = msgspec.convert(image.custom, Manifest)
+    found = [(site, e) for site, entries in leader.devices.items() for e in entries if e.version == c.replaces]
+    return [f"{site} {e.device}: keeps {c.replaces}: {why}" for site, e in found if (why := refusal(manifest, e))]
 
 
 def _changed(context: Context, shelf: Shelf, name: str | None, sites: Sequence[Any], **changes: Any) -> None:
     found = campaign_of(shelf.plan(), name)
     if found.state == "aborted":
         raise ConfigError(f"campaign {found.id} is aborted, for good: begin another")
-    deaf = put(shelf, msgspec.structs.replace(found, **changes), sites)
+    deaf = put(shelf, sites, msgspec.structs.replace(found, **changes))
     later = f"; {len(deaf)} sites will see it when they look" if deaf else ""
     context.console.data(
         f"campaign {found.id}: {changes['state']}{later}",
@@ -353,3 +306,38 @@ def abort(context: Context, shelf: Shelf, name: str | None) -> None:
       pipeline firmware abort
     """
     _changed(context, shelf, name, context.sites(), state="aborted", reason="by an operator")
+
+
+@firmware.command()
+@click.option("--device", "name", default="", help="Of one device only.")
+@click.option("--since", default="", help="Of the last while only, such as 1h.")
+@click.option("--brokers", help="Kafka as this machine sees it, if not as the site file says.")
+@shared
+@click.pass_obj
+def audit(context: Context, name: str, since: str, brokers: str | None) -> None:
+    """Show what a site was told by whom, what it offered and permitted, how it ended, and what it refused.
+
+    \b
+    Example:
+      pipeline firmware audit --device press-7 --since 1d --site hall1.toml
+    """
+    from connectors.firmware import audit as trail  # its client library is not needed by other commands
+
+    file = context.site()
+    site, since_ns = file.site.site, SystemClock().now_ns() - duration_ns(since) if since else 0
+    found = at_kafka(file, brokers, lambda at: trail.read(at, site, name, since_ns))
+    rows = [
+        [
+            f"{datetime.fromtimestamp(r.at_ns // 10**9, UTC):%Y-%m-%dT%H:%M:%SZ}",
+            r.who,
+            r.campaign,
+            r.device,
+            r.version,
+            r.state,
+            r.detail,
+        ]
+        for r in found
+    ]
+    heads = ["TIME", "WHO", "CAMPAIGN", "DEVICE", "VERSION", "STATE", "DETAIL"]
+    text = table(heads, rows) if rows else "nothing is on record"
+    context.console.data(text, {"site": site, "records": [msgspec.to_builtins(r) for r in found]})

@@ -12,6 +12,7 @@ from containers.cli_shared import Context, shared
 from containers.console import table
 from containers.references import resolve
 from containers.repository.keys import Keys, Role
+from containers.repository.ring import Ring
 from pipelines.clock import SystemClock
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -59,7 +60,7 @@ def init(context: Context, roots: int, threshold: int, folder: Path, extra: tupl
     """
     ours = keys_of(folder, extra, passphrase)
     made = ours.init(roots, threshold)
-    _warn(context, ours, made)
+    warn_of_plain(context, ours.ring, made)
     context.console.data(
         f"made {', '.join(made)} and {folder / '1.root.json'}, with which sites are set up; take root-*.key to other media",
         {"keys": made, "root": str(folder / "1.root.json")},
@@ -79,7 +80,7 @@ def add(context: Context, role: Role, folder: Path, extra: tuple[Path, ...], pas
     """
     ours = keys_of(folder, extra, passphrase)
     made = ours.add(role)
-    _warn(context, ours, [made])
+    warn_of_plain(context, ours.ring, [made])
     _tell(context, ours, f"made {made}", {"made": made})
 
 
@@ -96,7 +97,7 @@ def rotate(context: Context, name: str, folder: Path, extra: tuple[Path, ...], p
     """
     ours = keys_of(folder, extra, passphrase)
     made = ours.rotate(name)
-    _warn(context, ours, [made])
+    warn_of_plain(context, ours.ring, [made])
     _tell(context, ours, f"made {made}; {name} counts no more: destroy its file", {"made": made, "revoked": name})
 
 
@@ -145,8 +146,9 @@ def _tell(context: Context, ours: Keys, done: str, value: dict[str, object]) -> 
     )
 
 
-def _warn(context: Context, ours: Keys, made: list[str]) -> None:
-    if not ours.passphrase:
+def warn_of_plain(context: Context, ring: Ring, made: list[str]) -> None:
+    """Say which new keys nothing locks, if that is so."""
+    if not ring.passphrase:
         names = ", ".join(f"{name}.key" for name in made)
         context.console(
             f"{names}: not locked, whoever reads the files can sign; --passphrase locks keys when they are made"

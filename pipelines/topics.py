@@ -91,6 +91,11 @@ def firmware_status(site: str) -> str:
     return f"{site}.fw.status"
 
 
+def firmware_audit(site: str) -> str:
+    """What was done to the firmware of devices, by whom, JSON; append-only."""
+    return f"{site}.fw.audit"
+
+
 def audit(site: str) -> str:
     """What was done to devices, by whom, JSON; append-only."""
     return f"{site}.audit"

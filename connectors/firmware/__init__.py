@@ -9,6 +9,7 @@ from __future__ import annotations
 from pipelines import topics
 
 SERVICE = "firmware"
+AUDIT_BYTES = 64 * 2**20  # that are kept of the audit
 
 
 def topics_of(site: str) -> list[topics.Topic]:
@@ -16,5 +17,6 @@ def topics_of(site: str) -> list[topics.Topic]:
     return [
         topics.compacted(topics.firmware_desired(site), 1),
         topics.compacted(topics.firmware_status(site), 1),
+        topics.data(topics.firmware_audit(site), 1, retention_bytes=AUDIT_BYTES),
         topics.data(topics.dead(site), 1),
     ]

@@ -35,8 +35,10 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     soak_s: float = 3600.0  # from the end of a stage to the next
 
 
-class Campaign(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """An image for the devices of a model, some at a time."""
+class Campaign(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """An image for the devices of a model, some at a time. What is as usual is not written: sites with an older service, which
+    refuse what they do not know, are led on by a newer command.
+    """
 
     id: str
     model: str
@@ -48,6 +50,12 @@ class Campaign(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     canary: tuple[str, ...] = ()  # sites whose devices are stage 0
     stages: tuple[int, ...] = (50, 250, ALL)  # permille of all devices, each with those of the stages before it
     stage: int = 0
+    revert_to: str = (
+        ""  # path of the image that takes the place of this one if the campaign halts by itself; empty: none
+    )
+    replaces: str = (
+        ""  # the version that this takes the place of, if that is why it was begun; other devices have no part
+    )
     emergency: bool = False  # everybody at once, no maintenance window; verified all the same
     quotas: dict[str, int] = {}  # by site; a site that is not named has no part
     bounds: dict[str, int] = {}  # the highest quota that a site may still believe in, for whoever signs the next plan
@@ -104,11 +112,18 @@ def decode(raw: bytes) -> Plan:
     return plan
 
 
+def back_to(c: Campaign) -> str:
+    """The version in whose favour a campaign is reverted."""
+    return c.revert_to.split("/")[1]
+
+
 def _wrong(c: Campaign) -> list[str]:
     p, growing = c.policy, all(a < b for a, b in zip((0, *c.stages), c.stages, strict=False))
     rules = {
         "id: lower-case letters, digits, - and _": NAME.fullmatch(c.id),
         "path: MODEL/VERSION/FILE": c.path.startswith(f"{c.model}/{c.version}/"),
+        f"revert_to: {c.model}/VERSION/FILE of another version": not c.revert_to
+        or (c.revert_to.startswith(f"{c.model}/") and c.revert_to.count("/") == 2 and back_to(c) != c.version),
         f"stages: 1 to {STAGES_MAX} growing numbers, the last {ALL}": growing
         and 0 < len(c.stages) <= STAGES_MAX
         and c.stages[-1] == ALL,

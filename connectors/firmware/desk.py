@@ -8,20 +8,22 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
+from connectors.firmware import audit
 from connectors.firmware.campaign import PLAN_ROLE
 from connectors.firmware.delivery import Store, chunks
 from connectors.firmware.life import ENDED, Entry, State
 from connectors.firmware.mirror import Signed
 from connectors.firmware.protocol import CHUNK_BYTES_MAX, Order, Report, Said, decode_report, topic
 from connectors.firmware.roster import Job, Roster, Standing, order_again, order_of
-from connectors.firmware.status import SITE_KEY, SiteStatus, device_key
+from connectors.firmware.status import REFUSED_CHARS_MAX, SITE_KEY, Known, SiteStatus, device_key
 from connectors.firmware.windows import Window, is_open
 from connectors.link import Link
 from pipelines import metrics
 from pipelines.clock import Clock
 from pipelines.errors import BadData, LimitExceeded, NotConnected
-from pipelines.runtime.account import Account, Line
+from pipelines.runtime.account import Account, Beside, Line
 from pipelines.runtime.serve import Health
 
 log = logging.getLogger("firmware")
@@ -35,8 +37,8 @@ class Desk:
     """The owner of the roster."""
 
     def __init__(
-        self, site: str, entries: Iterable[Entry], account: Account, link: Link, store: Store, url: str,
-        windows: tuple[Window, ...], clock: Clock, health: Health,
+        self, site: str, status: SiteStatus | None, entries: Iterable[Entry], account: Account, link: Link, store: Store,
+        url: str, windows: tuple[Window, ...], clock: Clock, health: Health,
     ) -> None:  # fmt: skip
         self._site, self._account, self._link, self._store, self._url = site, account, link, store, url.rstrip("/")
         self._windows, self._clock, self._health = windows, clock, health
@@ -48,7 +50,9 @@ class Desk:
         self._dirty: set[str] = set()  # devices whose entries are not on record as they are
         self._later: set[str] = set()  # the same, where it is only that some more bytes have come
         self._later_s = 0.0
-        self._status = SiteStatus(counter=0)
+        self._status = status or SiteStatus(counter=0)
+        self._refused = self._status.refused
+        self._audit: list[Beside] = []  # what must be on record together with the entries that are dirty
         self._least = 0  # a plan with this counter was said to exist
 
     def plan(self, signed: Signed, here: dict[str, Path]) -> None:
@@ -59,6 +63,10 @@ class Desk:
     def hint(self, counter: int) -> None:
         """A plan with this counter is said to exist: nothing new is begun until it is here."""
         self._least = counter
+
+    def refuse(self, why: str) -> None:
+        """What the mirror has is not believed, or is again if there is no reason."""
+        self._refused = why[:REFUSED_CHARS_MAX]
 
     async def hear(self, at: str, payload: bytes) -> None:
         """Take in what a device says, and give it the chunks that it asks for."""
@@ -73,7 +81,7 @@ class Desk:
             log.warning("MQTT topic %s: %s", at, e)
             return
         if entry:
-            self._note(entry)
+            self._note(entry, entry.device)
         known = self._roster.entries.get(report.device)
         if known is None or report.state is Said.OFFLINE:
             return
@@ -83,8 +91,10 @@ class Desk:
         elif report.want and known.campaign == report.campaign and known.state is State.DOWNLOADING:
             await self._give(known, report)
 
-    def _note(self, entry: Entry) -> None:
+    def _note(self, entry: Entry, who: str) -> None:
         before = self._roster.entries.get(entry.device)
+        if record := audit.of_device(before, entry, who, self._clock.now_ns()):
+            self._audit.append(record.line(self._site))
         self._roster.record(entry)
         moved = before is None or before.state is not entry.state
         (self._dirty if moved or entry.state is not State.DOWNLOADING else self._later).add(entry.device)
@@ -99,8 +109,9 @@ class Desk:
         while not stop.is_set():
             moved = self._moved()
             lines = [*self._lines(), *self._site_line()]
-            if lines or self._clock.monotonic_s() - touched_s > TOUCH_S:
-                await (self._account.write(lines) if lines else self._account.touch())
+            beside, self._audit = self._audit, []
+            if lines or beside or self._clock.monotonic_s() - touched_s > TOUCH_S:
+                await (self._account.write(lines, beside) if lines or beside else self._account.touch())
                 touched_s = self._clock.monotonic_s()
                 self._health.set(connected=True)
             for before, after in moved:
@@ -116,7 +127,7 @@ class Desk:
         changes = self._roster.step(self._jobs, now_ns, window=is_open(self._windows, now_ns / 1e9))
         moved = [(self._roster.entries.get(e.device), e) for e in changes]
         for entry in changes:
-            self._note(entry)
+            self._note(entry, audit.SERVICE)
         return moved
 
     def _held(self, now_ns: int) -> str:
@@ -139,16 +150,29 @@ class Desk:
         return lines
 
     def _site_line(self) -> Sequence[Line]:
-        if self._signed is None:
-            return []
-        standings = {job.campaign.id: self._roster.standing(job) for job in self._jobs.values()}
-        status = SiteStatus(
-            counter=self._signed.plan.counter, held=self._held(self._clock.now_ns()), campaigns=standings
-        )
+        now_ns, signed = self._clock.now_ns(), self._signed
+        status = replace(self._status, refused=self._refused)
+        if signed:
+            standings = {job.campaign.id: self._roster.standing(job) for job in self._jobs.values()}
+            known = {
+                c.id: Known(c.state, c.stage, c.version, c.reason)
+                for c in signed.plan.campaigns
+                if self._site in c.quotas
+            }
+            held = self._held(now_ns)
+            status = replace(status, counter=signed.plan.counter, held=held, campaigns=standings, known=known)
         if status == self._status:
             return []
+        told = audit.of_plan(self._status, status, signed.signers if signed else "", now_ns)
+        does = audit.of_site(self._status, status, now_ns)
+        told_lines, lines = ([record.line(self._site) for record in records] for records in (told, does))
+        self._audit = [
+            *told_lines,
+            *self._audit,
+            *lines,
+        ]  # devices move because of the plan, and a site stops because of them
         self._status = status
-        self._measure(standings)
+        self._measure(status.campaigns)
         return [(0, SITE_KEY, msgspec.json.encode(status))]
 
     def _measure(self, standings: dict[str, Standing]) -> None:
@@ -180,7 +204,7 @@ class Desk:
             do="download", campaign=entry.campaign, path=image.path, length=image.length, sha256=image.sha256,
             chunk_bytes=CHUNK_BYTES_MAX, url=f"{self._url}/{entry.device}/{image.sha256}" if self._url else "",
             token=self._store.token(entry.device, image.sha256) if self._url else "",
-            metadata=self._signed.metadata[image.manifest.model],
+            roots=self._signed.roots_after(entry.root), metadata=self._signed.metadata[image.manifest.model],
         )  # fmt: skip
 
     def _due(self, device: str, asked: str) -> bool:

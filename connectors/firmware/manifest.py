@@ -33,6 +33,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     hardware: str
     version: str
     security_version: int
+    root: int = 1  # version of the root that it trusts
 
 
 @dataclass(frozen=True)

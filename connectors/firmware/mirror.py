@@ -27,6 +27,7 @@ PIECE_BYTES = 256 * 2**10
 TIMEOUT_S = 30.0
 TRIES_MAX = 5  # of one download, each from where the one before it ended
 METADATA_BYTES_MAX = 2 * 2**20
+KEY_NAME = "x-sitestream-name"  # of a key, as `pipeline firmware keys` writes it
 _LIMITS = UpdaterConfig(
     root_max_length=METADATA_BYTES_MAX,
     timestamp_max_length=16_384,
@@ -47,9 +48,15 @@ class Signed:
     """What is verified, as of one refresh."""
 
     plan: Plan
+    signers: str  # names of the keys that signed the plan
     images: Mapping[str, Image]  # by campaign
     metadata: Mapping[str, tuple[str, ...]]  # by model: the signed files that a device verifies
+    roots: Mapping[int, str]  # by version, in that order: from the one that was trusted first to the one that counts
     expires_ns: int  # none of it counts after that
+
+    def roots_after(self, version: int) -> tuple[str, ...]:
+        """Those that somebody has to follow who trusts the root with this version."""
+        return tuple(text for v, text in self.roots.items() if v > version)
 
 
 class Mirror:
@@ -85,7 +92,9 @@ class Mirror:
         except (RepositoryError, ValueError) as e:
             raise Untrusted(f"the firmware repository {self._url} is not believed: {e}") from e
         models = {image.manifest.model for image in images.values()}
-        return Signed(plan, images, {m: self._signed_of(m) for m in models}, self._expiry(models))
+        return Signed(
+            plan, self._signers(), images, {m: self._signed_of(m) for m in models}, self._roots(), self._expiry(models)
+        )
 
     def _updater(self) -> Updater:
         where = str(self._metadata)
@@ -108,6 +117,16 @@ class Mirror:
 
     def _signed_of(self, model: str) -> tuple[str, ...]:
         return tuple((self._metadata / f"{role}.json").read_text() for role in ("targets", model))
+
+    def _signers(self) -> str:
+        targets, plan = (Metadata.from_file(str(self._metadata / f"{role}.json")) for role in ("targets", PLAN_ROLE))
+        found = targets.signed.get_verification_result(PLAN_ROLE, plan.signed_bytes, plan.signatures).signed
+        return ", ".join(sorted(str(key.unrecognized_fields.get(KEY_NAME, key.keyid[:8])) for key in found.values()))
+
+    def _roots(self) -> dict[int, str]:
+        """What `Updater` has gone along, and keeps in files N.root.json."""
+        files = {int(p.name.partition(".")[0]): p for p in (self._metadata / "root_history").glob("*.root.json")}
+        return {version: files[version].read_text() for version in sorted(files)}
 
     def _expiry(self, models: Collection[str]) -> int:
         """Of what `Updater` has just verified and kept."""

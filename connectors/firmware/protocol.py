@@ -73,6 +73,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     chunk_bytes: int = 0
     url: str = ""  # where the image is to be had over HTTP, with Range; empty: over MQTT only
     token: str = ""  # for it: `Authorization: Bearer TOKEN`
+    roots: tuple[str, ...] = ()  # those that follow the one that the device trusts
     metadata: tuple[str, ...] = ()  # signed TUF metadata: targets, and that of the model; the device verifies both
 
     def encode(self) -> bytes:

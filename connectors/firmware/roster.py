@@ -43,12 +43,12 @@ class Job:
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """How a campaign stands at a site."""
 
-    devices: int = 0  # that it may ever take in: the model, the hardware, another version
+    devices: int = 0  # that it may ever take in: the model, the hardware, another version, or the one that it replaces
     counts: dict[str, int] = {}  # of those that it has taken in, by state
     offered: int = 0
     busy: int = 0  # online and not at their end
     lost: int = 0
-    at_risk: int = 0
+    at_risk: int = 0  # in campaigns before it, too
     quota: int = 0
 
     @property
@@ -82,7 +82,8 @@ class Roster:
             return None  # from an earlier life of the device: MQTT may deliver again
         entry = msgspec.structs.replace(old, **identity)
         if report.campaign == entry.campaign and report.state in EVENTS:
-            entry = _heard(entry, report, jobs.get(entry.model), now_ns)
+            job = jobs.get(entry.model)
+            entry = _heard(entry, report, job if job and job.campaign.id == entry.campaign else None, now_ns)
         if report.boot > entry.boot and not entry.granted:
             entry = msgspec.structs.replace(entry, boot=report.boot)
         return entry if entry != old else None
@@ -98,7 +99,8 @@ class Roster:
         for job in jobs.values():
             mine = [e for e in now.values() if e.campaign == job.campaign.id and e.state in OPEN]
             lost = sum(e.state in LOST for e in now.values() if e.campaign == job.campaign.id)
-            for entry in self._moved(job, mine, lost, now_ns, window=window):
+            risk = lost + sum(e.state in AT_RISK and e.model == job.campaign.model for e in now.values())
+            for entry in self._moved(job, mine, lost, risk, now_ns, window=window):
                 changed[entry.device] = entry
         return list(changed.values())
 
@@ -123,10 +125,11 @@ class Roster:
         wanted = _eligible(entry, job) and job.campaign.includes(self._site, entry.device)
         return entry.assigned(job.campaign.id, now_ns) if wanted else None
 
-    def _moved(self, job: Job, mine: list[Entry], lost: int, now_ns: int, *, window: bool) -> Iterator[Entry]:
-        """Grants and offers."""
+    def _moved(
+        self, job: Job, mine: list[Entry], lost: int, risk: int, now_ns: int, *, window: bool
+    ) -> Iterator[Entry]:
+        """Grants and offers. `risk`: lost, or at risk in this campaign or one before it."""
         quota, may_go = job.campaign.quotas.get(self._site, 0), job.running and job.ready
-        risk = lost + sum(e.state in AT_RISK for e in mine)
         loading = sum(e.state is State.DOWNLOADING or bool(e.offered_ns and e.state is State.ASSIGNED) for e in mine)
         free = max(0, DOWNLOADS_MAX - loading)
         for entry in sorted(mine, key=lambda e: e.since_ns):
@@ -147,21 +150,22 @@ class Roster:
         others = [
             e for e in self.entries.values() if (e.campaign != c.id or e.state is State.IDLE) and _eligible(e, job)
         ]
+        at_risk = sum(e.state in AT_RISK and e.model == c.model for e in self.entries.values())
         to_come = sum(e.device in self.online and c.includes(self._site, e.device) for e in others)
         return Standing(
             devices=len(mine) + len(others),
             counts=dict(sorted(Counter(e.state.value for e in mine).items())),
             offered=sum(bool(e.offered_ns) or e.state is not State.ASSIGNED for e in mine),
-            busy=to_come + sum(e.state in OPEN and (e.state in AT_RISK or e.device in self.online) for e in mine),
+            busy=to_come + at_risk + sum(e.state in BEFORE_RISK and e.device in self.online for e in mine),
             lost=sum(e.state in LOST for e in mine),
-            at_risk=sum(e.state in AT_RISK for e in mine),
+            at_risk=at_risk,
             quota=c.quotas.get(self._site, 0),
         )
 
 
 def _eligible(entry: Entry, job: Job) -> bool:
     m = job.image.manifest
-    return entry.version != m.version and not refusal(m, entry)
+    return entry.version != m.version and job.campaign.replaces in ("", entry.version) and not refusal(m, entry)
 
 
 def _heard(entry: Entry, report: Report, job: Job | None, now_ns: int) -> Entry:
@@ -186,7 +190,8 @@ def _sure(entry: Entry | None) -> Entry:
 def order_of(before: Entry | None, after: Entry) -> str:
     """What a device must be told once `after` is on record: an `Order.do`, or nothing."""
     was = before.state if before else State.IDLE
-    if after.state is State.ASSIGNED and after.offered_ns and not (before and before.offered_ns):
+    told = before and before.offered_ns and (was, before.campaign) == (State.ASSIGNED, after.campaign)
+    if after.state is State.ASSIGNED and after.offered_ns and not told:
         return "download"
     if after.state is State.INSTALLING and was is not State.INSTALLING:
         return "install"
@@ -195,7 +200,8 @@ def order_of(before: Entry | None, after: Entry) -> str:
 
 def order_again(entry: Entry, report: Report) -> str:
     """What to tell a device anew that says less than what is on record: it did not hear the order, or has forgotten it."""
-    if report.state is Said.IDLE:
+    ended = (Said.COMMITTED, Said.ROLLED_BACK, Said.FAILED)
+    if report.state is Said.IDLE or (report.state in ended and report.campaign != entry.campaign):
         return "download" if entry.offered_ns and entry.state in (State.ASSIGNED, State.DOWNLOADING) else ""
     if report.state not in (Said.DOWNLOADING, Said.VERIFIED):
         return ""

@@ -55,11 +55,11 @@ async def main(settings: Settings, health: Health, stop: asyncio.Event) -> None:
         status = topics.firmware_status(site)
         account = await Account.open(settings.brokers, status, f"{site}.{SERVICE}", f"{SERVICE} service of site {site}")
         ending.push_async_callback(account.close)
-        _, entries = await read(settings.brokers, site)
+        known, entries = await read(settings.brokers, site)
         if options.http_url:
             ending.callback(serve_app(HTTP_PORT, store, "http").stop)
         link = Link(broker, f"{site}-{SERVICE}", [topic("+", "report")], health)
-        desk = Desk(site, entries, account, link, store, options.http_url, windows, SystemClock(), health)
+        desk = Desk(site, known, entries, account, link, store, options.http_url, windows, SystemClock(), health)
         fetcher = Fetcher(site, mirror, desk, options, health)
         parts = (
             desk.run(stop), link.run(desk.hear, desk.connected), fetcher.run(stop),
@@ -103,10 +103,13 @@ class Fetcher:
             wait_s = self._refresh_s * self._random.uniform(0.5, 1)
             try:
                 await self._look()
+                self._desk.refuse("")
                 backoff.reset()
             except (BadData, Unavailable, LimitExceeded) as e:
                 log.warning("%s", e)
                 metrics.errors.labels(self._site, SERVICE, getattr(e, "reason", "repository")).inc()
+                if isinstance(e, BadData):
+                    self._desk.refuse(str(e))
                 if isinstance(e, Untrusted):
                     self._health.set(trusted=False)
                 wait_s = min(wait_s, backoff.delay_s())

@@ -13,6 +13,16 @@ from pipelines.errors import StateError
 from pipelines.runtime.account import newest
 
 SITE_KEY = b"site"
+REFUSED_CHARS_MAX = 500
+
+
+class Known(msgspec.Struct, frozen=True):
+    """A campaign as the plan has it that a site obeys."""
+
+    state: str
+    stage: int
+    version: str
+    reason: str
 
 
 class SiteStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,6 +30,8 @@ class SiteStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     counter: int
     held: str = ""  # why nothing is offered or granted
+    refused: str = ""  # why what the mirror has now is not believed; what was signed before goes on to count
+    known: dict[str, Known] = {}  # campaigns in which the site has a part, by id
     campaigns: dict[str, Standing] = {}
 
 

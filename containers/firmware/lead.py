@@ -10,12 +10,12 @@ hears of what and when:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, replace
 
 import msgspec
 
-from connectors.firmware.campaign import ALL, Campaign
+from connectors.firmware.campaign import ALL, Campaign, back_to
 from connectors.firmware.life import State
 from connectors.firmware.roster import Standing
 from connectors.firmware.status import SiteStatus
@@ -63,6 +63,27 @@ def advance(
         return _settled(campaign, counter, sites, now_s if settled_s is None else settled_s, now_s, total)
     shared = _shared(campaign, counter, sites)
     return Next(replace_quotas(campaign, shared), "quotas are shared out anew" if shared else "")
+
+
+def revert_of(halted: Campaign, ids: Collection[str], now_s: float) -> tuple[Campaign, Campaign]:
+    """A campaign that halted by itself, given up, and the one that brings devices with its version to the one before; by the
+    same stages and limits, never as an emergency. `ids` are taken. Sites that have not heard of it yet go on by the old quotas.
+    """
+    base = f"{halted.id[:50]}-revert"
+    name = next(n for n in (base, *(f"{base}-{i}" for i in range(2, len(ids) + 3))) if n not in ids)
+    version = back_to(halted)
+    given_up = msgspec.structs.replace(
+        halted,
+        state="aborted",
+        reason=f"{halted.reason}; {name} brings devices with {halted.version} back to {version}",
+    )
+    bounds = {s: max(quota, halted.bounds.get(s, 0)) for s, quota in halted.quotas.items()}
+    back = msgspec.structs.replace(
+        halted, id=name, path=halted.revert_to, version=version, replaces=halted.version, revert_to="", emergency=False,
+        begun_s=max(int(now_s), halted.begun_s + 1), state="running", reason="", stage=0 if halted.canary else 1,
+        quotas=dict.fromkeys(halted.quotas, 0), bounds=bounds,
+    )  # fmt: skip
+    return given_up, back
 
 
 def replace_quotas(campaign: Campaign, shared: tuple[dict[str, int], dict[str, int]] | None) -> Campaign | None:

@@ -7,7 +7,6 @@ what is deployed. A change is a new root, signed by as many root keys as the old
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,7 +18,7 @@ from tuf.api.metadata import Metadata, Root
 
 from containers.files import write_whole
 from containers.repository.errors import BelowThreshold, UnknownKey
-from containers.repository.ring import KEY_NAME, KeyFile, Ring, name_of
+from containers.repository.ring import KEY_NAME, KEYS_MAX, Listed, Ring, find, name_of, require_others, require_room
 from containers.repository.statement import (
     CREATED,
     RELEASE_ROLE,
@@ -35,19 +34,8 @@ from pipelines.clock import Clock
 from pipelines.errors import ConfigError
 
 ROOT_DAYS = 730
-KEYS_MAX = 32  # of one role
 Role = Literal["root", "release"]
-ROLES: dict[Role, str] = {"root": ROOT_ROLE, "release": RELEASE_ROLE}
-
-
-@dataclass(frozen=True)
-class Listed:
-    """A key that counts."""
-
-    name: str
-    role: Role
-    keyid: str
-    kept: Literal["plain", "locked", "elsewhere"]
+ROLES: dict[str, str] = {"root": ROOT_ROLE, "release": RELEASE_ROLE}
 
 
 @dataclass(frozen=True)
@@ -83,7 +71,7 @@ class Keys:
 
     def rotate(self, name: str) -> str:
         """Put a new key in place of one; the name of the new one. The old one's file is no longer needed."""
-        old, made = self._find(name), CryptoSigner.generate_ed25519()
+        old, made = find(self.listed(), name), CryptoSigner.generate_ed25519()
         new = self._free_name(old.role)
 
         def edit(root: Root) -> None:
@@ -95,15 +83,11 @@ class Keys:
 
     def revoke(self, name: str) -> None:
         """Let a key count no more."""
-        old = self._find(name)
+        old = find(self.listed(), name)
 
         def edit(root: Root) -> None:
             role = root.roles[ROLES[old.role]]
-            if len(role.keyids) <= role.threshold:
-                raise ConfigError(
-                    f"{name} cannot be revoked: {role.threshold} {old.role} keys must sign, and there would be fewer: put "
-                    f"another in its place with  pipeline keys rotate {name}"
-                )
+            require_others(old, len(role.keyids), role.threshold, "pipeline keys")
             root.revoke_key(old.keyid, ROLES[old.role])
 
         self._change(edit, {})
@@ -127,7 +111,7 @@ class Keys:
     def release_signers(self) -> list[CryptoSigner]:
         """The release keys that are here; `ConfigError` if they are fewer than must sign."""
         role = self.root().roles[RELEASE_ROLE]
-        found = self._ring.signers([k.name for k in self.listed() if k.role == "release"])
+        found = self.ring.signers([k.name for k in self.listed() if k.role == "release"])
         if len(found) < role.threshold:
             raise ConfigError(
                 f"{len(found)} release keys are in {self.folder} and {role.threshold} must sign: bring release-N.key there"
@@ -136,23 +120,17 @@ class Keys:
 
     def listed(self) -> list[Listed]:
         """All keys that count."""
-        root, files = self.root(), self._ring.files()
+        root = self.root()
         return [
-            Listed(name := name_of(root.keys[keyid]), role, keyid, _kept(files.get(name)))
+            listed
             for role, tuf_role in ROLES.items()
-            for keyid in root.roles[tuf_role].keyids
+            for listed in self.ring.listed(role, [root.keys[keyid] for keyid in root.roles[tuf_role].keyids])
         ]
 
     @property
-    def _ring(self) -> Ring:
+    def ring(self) -> Ring:
+        """The private keys that are here."""
         return Ring(self.folder, self.passphrase, self.extra)
-
-    def _find(self, name: str) -> Listed:
-        listed = self.listed()
-        found = next((key for key in listed if key.name == name), None)
-        if found is None:
-            raise ConfigError(f"no key {name} counts: there are {', '.join(key.name for key in listed)}")
-        return found
 
     def _change(self, edit: Callable[[Root], None], made: dict[str, CryptoSigner]) -> None:
         old = self.root()
@@ -160,7 +138,7 @@ class Keys:
         new.version += 1
         edit(new)
         names = {name_of(r.keys[keyid]) for r in (old, new) for keyid in r.roles[ROOT_ROLE].keyids}
-        here = {name_of(signer.public_key): signer for signer in self._ring.signers(names)}
+        here = {name_of(signer.public_key): signer for signer in self.ring.signers(names)}
         self._publish(new, made, {**here, **{n: s for n, s in made.items() if n in names}})
 
     def _publish(self, root: Root, made: dict[str, CryptoSigner], signers: dict[str, CryptoSigner]) -> None:
@@ -176,17 +154,11 @@ class Keys:
             ) from e
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, signer in made.items():
-            self._ring.write(name, signer)
+            self.ring.write(name, signer)
         write_whole(self._root_path(root.version), content, mode=0o644)
 
-    def _free_name(self, role: Role) -> str:
-        """A name that no key of this fleet ever had."""
-        names = [
-            *(p.stem for p in self.folder.glob("*.key")),
-            *re.findall(rf"{role}-\d+", b"".join(self.roots()).decode()),
-        ]
-        taken = {int(n.rpartition("-")[2]) for n in names if re.fullmatch(rf"{role}-\d+", n)}
-        return f"{role}-{max(taken, default=0) + 1}"
+    def _free_name(self, role: str) -> str:
+        return self.ring.free_name(role, b"".join(self.roots()).decode())
 
     def _root_path(self, version: int) -> Path:
         return self.folder / f"{version}.root.json"
@@ -197,11 +169,6 @@ class Keys:
 
 def _add(root: Root, name: str, key: Key) -> None:
     role = ROLES["root" if name.startswith("root-") else "release"]
-    if len(root.roles[role].keyids) >= KEYS_MAX:
-        raise ConfigError(f"there are {KEYS_MAX} keys of this kind already: revoke some")
+    require_room(len(root.roles[role].keyids))
     key.unrecognized_fields[KEY_NAME] = name
     root.add_key(key, role)
-
-
-def _kept(file: KeyFile | None) -> Literal["plain", "locked", "elsewhere"]:
-    return "elsewhere" if file is None else "locked" if file.locked else "plain"

@@ -24,6 +24,7 @@ TOPICS = {
     "raw": "hall1.reading", "result": "hall1.tiny.second", "state": "hall1.tiny.state", "dead": "hall1.dead",
     "commands": "hall1.control.cmd", "acks": "hall1.control.ack",
     "desired": "hall1.twin.desired", "reported": "hall1.twin.reported", "hints": "hall1.fw.desired", "updates": "hall1.fw.status",
+    "audit": "hall1.audit", "updates' audit": "hall1.fw.audit",
     "another site's": "hall2.reading",
 }  # fmt: skip
 MAY_READ = {
@@ -33,7 +34,7 @@ MAY_READ = {
 }  # fmt: skip
 MAY_WRITE = {
     "collect": {"raw", "dead"}, "process": {"result", "state", "dead"}, "upload": {"dead"},
-    "control": {"commands", "acks", "desired", "reported", "dead"}, "firmware": {"updates", "dead"},
+    "control": {"commands", "acks", "desired", "reported", "audit", "dead"}, "firmware": {"updates", "updates' audit", "dead"},
 }  # fmt: skip
 GROUPS = {
     "hall1.tiny": "process", "hall1.tiny.upload": "upload", "hall1.control": "control", "hall1.control.alarms": "control",

@@ -64,7 +64,7 @@ def plant(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     connected.run(StartContainer("listens"))
     with Machine("out", f"198.17.{number}.2", f"198.17.{number}.1") as outside:
         web = free_port()
-        server = outside.serve(web, folder / "web.log")
+        server = outside.serve(web, folder, folder / "web.log")
         yield Plant(engine, outside, f"198.17.{number}.1", port.outside, web, folder / "web.log")
         server.stop()
     engine.client.containers.get("listens").remove(force=True)

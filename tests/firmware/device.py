@@ -11,7 +11,7 @@ import hashlib
 import json
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -48,7 +48,8 @@ class Flash:
     boots: int = 0
     order: dict[str, Any] = field(default_factory=dict)
     result: tuple[str, str, str] = ("IDLE", "", "")  # state, campaign, detail
-    seen: dict[str, int] = field(default_factory=dict)  # versions of metadata
+    root: bytes = b""  # the newest that followed the one it was built with
+    seen: dict[str, dict[str, int]] = field(default_factory=dict)  # versions of metadata, by role and key that signed
 
     @property
     def other(self) -> str:
@@ -161,18 +162,15 @@ class Device:
     def refuses(self, order: dict[str, Any]) -> str:
         """Why this must not be installed; the device believes nobody but its root."""
         try:
+            root = self._followed(order.get("roots", ()))
             targets = Metadata[Targets].from_bytes(order["metadata"][0].encode())
             signed = Metadata[Targets].from_bytes(order["metadata"][1].encode())
-            Metadata[Root].from_bytes(self.root).signed.verify_delegate(
-                "targets", targets.signed_bytes, targets.signatures
-            )
-            targets.signed.verify_delegate(self.model, signed.signed_bytes, signed.signatures)
-            for role, metadata in (("targets", targets), (self.model, signed)):
-                if metadata.signed.version < self.flash.seen.get(role, 0):
-                    return f"{role} is older than what was seen"
-                if metadata.signed.is_expired(datetime.now(UTC)):
-                    return f"{role} has expired"
-                self.flash.seen[role] = metadata.signed.version
+            if root.signed.is_expired(datetime.now(UTC)):
+                return "the root has expired"
+            for by, role, metadata in ((root, "targets", targets), (targets, self.model, signed)):
+                by.signed.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
+                if why := self._stale(by, role, metadata):
+                    return why
             target = signed.signed.targets[order["path"]]
         except (RepositoryError, KeyError, ValueError, IndexError) as e:
             return f"not signed: {e!r}"
@@ -184,6 +182,33 @@ class Device:
         if custom["security_version"] < floor:
             return "an older security version"
         self.flash.versions[self.flash.other] = (custom["version"], custom["security_version"])
+        return ""
+
+    def _followed(self, roots: Iterable[str]) -> Metadata[Root]:
+        """The newest root: each must be signed as the one before it and it itself ask for."""
+        newest = Metadata[Root].from_bytes(self.flash.root or self.root)
+        for text in roots:
+            new = Metadata[Root].from_bytes(text.encode())
+            if new.signed.version <= newest.signed.version:
+                continue
+            for by in (newest, new):
+                by.signed.verify_delegate("root", new.signed_bytes, new.signatures)
+            if new.signed.version != newest.signed.version + 1:
+                raise ValueError(f"root {new.signed.version} does not follow root {newest.signed.version}")
+            newest, self.flash.root = new, text.encode()
+        return newest
+
+    def _stale(self, by: Metadata[Any], role: str, metadata: Metadata[Targets]) -> str:
+        """Why metadata is too old. What was seen counts only while the key does that signed it: else who stole one could have had
+        the device see version 2^31, and nothing would follow."""
+        version, keyids = metadata.signed.version, by.signed.get_delegated_role(role).keyids
+        known = {k: v for k, v in self.flash.seen.get(role, {}).items() if k in keyids}
+        if version < max(known.values(), default=0):
+            return f"{role} is older than what was seen"
+        if metadata.signed.is_expired(datetime.now(UTC)):
+            return f"{role} has expired"
+        found = by.signed.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
+        self.flash.seen[role] = known | dict.fromkeys(found.signed, version)
         return ""
 
     async def _chunk(self, client: aiomqtt.Client, raw: bytes) -> None:
@@ -236,8 +261,9 @@ class Device:
     def _report(self, state: str, **more: Any) -> bytes:
         version, security = self.flash.versions[self.running]
         said = {"device": self.name, "model": self.model, "hardware": self.hardware, "version": version}
+        root = Metadata[Root].from_bytes(self.flash.root or self.root).signed.version
         return json.dumps(
-            {**said, "security_version": security, "boot": self.flash.boots, "state": state, **more}
+            {**said, "root": root, "security_version": security, "boot": self.flash.boots, "state": state, **more}
         ).encode()
 
     async def _tell(self, client: aiomqtt.Client) -> None:

@@ -13,9 +13,11 @@ from connectors.firmware.manifest import Image, Manifest
 from connectors.firmware.protocol import Report, Said
 from connectors.firmware.roster import Job, Roster, order_again, order_of
 from connectors.firmware.status import SiteStatus
-from containers.firmware.lead import advance
+from containers.firmware.lead import advance, revert_of
 
 IMAGE = Image("m/2/fw.bin", 1000, "0" * 64, Manifest(model="m", hardware=("A",), version="2", security_version=1))
+BEFORE = Image("m/1/fw.bin", 1000, "1" * 64, Manifest(model="m", hardware=("A",), version="1", security_version=1))
+IMAGES = {image.path: image for image in (IMAGE, BEFORE)}
 TICK_S, LEAD_S = 20, 60
 
 
@@ -48,7 +50,7 @@ class SimSite:
 
     def jobs(self) -> dict[str, Job]:
         """As the desk makes them."""
-        return {m: Job(c, IMAGE, ready=True) for m, c in self.plan.newest().items()}
+        return {m: Job(c, IMAGES[c.path], ready=True) for m, c in self.plan.newest().items()}
 
     def status(self) -> SiteStatus:
         """What is on record."""
@@ -97,10 +99,11 @@ class Fleet:
         )  # fmt: skip
         heapq.heappush(self._due, (self.now_s + after_s, self._n, site.name, report))
 
-    def publish(self, campaign: Campaign) -> None:
+    def publish(self, *campaigns: Campaign) -> None:
         """A new plan, which each site hears of in its time."""
         self.counter += 1
-        self.plan = Plan(counter=self.counter, campaigns=(campaign,))
+        new = {c.id: c for c in (*self.plan.campaigns, *campaigns)}
+        self.plan = Plan(counter=self.counter, campaigns=tuple(new.values()))
         for site in self.sites.values():
             if site.name not in self.deaf:
                 self._n += 1
@@ -156,11 +159,11 @@ class Fleet:
         self.most_at_risk = max(self.most_at_risk, sum(self._risked.values()))
 
     def _order(self, site: SimSite, d: Sim, do: str) -> None:
-        r = self.random
+        r, job = self.random, site.jobs()["m"]
         if d.name in self.bricked:
             return
         if do == "download":
-            d.campaign = "c"
+            d.campaign = job.campaign.id
             self._say(site, d, Said.DOWNLOADING, r.uniform(1, 30))
             self._say(site, d, Said.VERIFIED, r.uniform(60, 300))
         elif do == "install":
@@ -170,20 +173,28 @@ class Fleet:
                 return
             d.boot += 1
             if d.end == "good":
-                d.version = "2"
+                d.version = job.image.manifest.version
                 self._say(site, d, Said.CONFIRMING, 120)
             self._say(site, d, Said.COMMITTED if d.end == "good" else Said.ROLLED_BACK, r.uniform(150, 400))
 
     def _lead(self) -> bool:
-        (campaign,) = self.plan.campaigns
+        campaign = self.plan.newest()["m"]
         statuses = {s.name: s.status() for s in self.sites.values()}
         step = advance(campaign, self.counter, statuses, self.now_s, self.settled_s, self.deaf)
         self.settled_s = step.settled_s
         if step.note:
             self.notes.append(f"{self.now_s} s: {step.note}")
+        if step.campaign and step.campaign.state == "paused" and campaign.revert_to:
+            self.publish(*revert_of(step.campaign, [c.id for c in self.plan.campaigns], self.now_s))
+            self.settled_s = None
+            return False
         if step.campaign:
             self.publish(step.campaign)
         return step.done or bool(step.campaign and step.campaign.state != "running")
+
+    def versions(self) -> Counter[str]:
+        """Devices by what they run."""
+        return Counter(d.version for s in self.sites.values() for d in s.devices.values())
 
     def counts(self) -> Counter[str]:
         """Devices by state."""

@@ -58,7 +58,7 @@ class Web:
         self._server.daemon_threads = True
         self.port = self._server.server_port
         self.url = f"http://127.0.0.1:{self.port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def _answer(self, request: SimpleHTTPRequestHandler) -> None:
         path, ranged = request.path.lstrip("/"), request.headers.get("Range", "")
@@ -91,8 +91,8 @@ class Web:
 def shelf_in(folder: Path, clock: Any = None) -> Shelf:
     """A repository with a model 'm'."""
     shelf = Shelf(folder / "repo", Ring(folder / "keys"), clock or SystemClock())
-    shelf.init()
-    shelf.add_model("m")
+    shelf.keys.init()
+    shelf.keys.add_model("m")
     return shelf
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from connectors.firmware.campaign import Policy
-from tests.firmware.fleet import Fleet
+from tests.firmware.fleet import BEFORE, Fleet
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -67,3 +67,23 @@ def test_the_smallest_fleet_of_all_is_updated_too() -> None:
     fleet.start(canary=(), stage=1, policy=Policy(soak_s=600))
     assert fleet.run_for(86_400, lead=True)
     assert fleet.counts() == {"COMMITTED": 1}
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_campaign_that_halts_brings_devices_back_by_the_same_rules(seed: int) -> None:
+    fleet = Fleet(sites=40, devices=50, seed=seed, bad=0.06, offline=0.05)
+    for site in fleet.sites.values():
+        for device in site.devices.values():
+            device.end = device.end if device.end == "good" else "rolls back"  # what is bricked cannot come back
+    fleet.start(policy=Policy(soak_s=600), revert_to=BEFORE.path)
+    while len(fleet.plan.campaigns) < 2:
+        assert not fleet.run_for(60, lead=True)
+    given_up, back = fleet.plan.campaigns
+    assert (given_up.state, back.id, back.replaces, back.revert_to) == ("aborted", "c-revert", "2", "")
+    assert given_up.reason.endswith("; c-revert brings devices with 2 back to 1")
+    assert fleet.versions()["2"] > 10
+    fleet.most_at_risk = 0
+    assert fleet.run_for(10 * 86_400, lead=True)
+    assert fleet.versions() == {"1": fleet.size}
+    assert fleet.most_at_risk <= 0.02 * fleet.size
+    assert [n for n in fleet.notes if "stage 3 of 3" in n]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -222,6 +223,15 @@ def test_a_device_that_has_the_version_is_left_alone_and_a_later_campaign_counts
     assert settle(of) == {}
     plan = Plan(counter=1, campaigns=(campaign(id="late", begun_s=9), campaign(id="early", begun_s=1)))
     assert plan.newest()["m"].id == "late"
+
+
+def test_a_device_that_was_in_a_campaign_is_told_of_the_next() -> None:
+    of = roster("d")
+    settle(of)
+    tell(of, said("d", Said.COMMITTED, campaign="c", version="2"))
+    image = msgspec.structs.replace(IMAGE.manifest, version="3")
+    after = {"m": Job(campaign(id="next", version="3"), replace(IMAGE, manifest=image), ready=True)}
+    assert settle(of, after) == {"d": "download"}
 
 
 @pytest.mark.parametrize("sites", [1, 50])

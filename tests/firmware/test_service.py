@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from connectors.firmware import audit
 from connectors.firmware.delivery import Store
 from connectors.firmware.windows import is_open, parse
 from containers.embedded import EmbeddedKafka
@@ -82,6 +83,14 @@ async def test_a_service_that_is_killed_goes_on_and_bad_hardware_stops_the_rest(
                 assert status.campaigns["c1"].halted
                 await asyncio.sleep(1)
                 assert late.flash.result[0] == "IDLE"
+        records = [(r.device, r.state) for r in await audit.read(site.brokers, site.name)]
+    once = [
+        (d, s) for d, s in records if s not in ("INSTALLING", "OFFERED")
+    ]  # these may be said again to one that restarted
+    ends = [(e.device, e.state.value) for e in found.values() if e.state.value in QUIET - {"WAITING_WINDOW"}]
+    assert sorted(once) == sorted([("", "BEGUN"), ("", "HALTED"), *ends])
+    for device, _ in ends:
+        assert list(dict.fromkeys(s for d, s in records if d == device))[:2] == ["OFFERED", "INSTALLING"]
     assert devices[4].running == devices[4].flash.active == "A"
     assert "Traceback" not in site.log.read_text()
 

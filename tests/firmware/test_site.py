@@ -77,7 +77,7 @@ def test_control_has_nothing_of_firmware_and_firmware_nothing_of_control(tmp_pat
     assert not {"repository", "mqtt"} & set(services["control"].settings.options)
 
     of_control = {topics.commands("hall1"), topics.acks("hall1"), topics.audit("hall1")}
-    of_firmware = {topics.firmware_desired("hall1"), topics.firmware_status("hall1")}
+    of_firmware = {of("hall1") for of in (topics.firmware_desired, topics.firmware_status, topics.firmware_audit)}
     rights = {s: {(a.operation, a.name) for a in acls(plan, "hall1", s)} for s in ("control", "firmware")}
     assert {name for does, name in rights["control"] if does != "describe"} & of_firmware == set()
     assert {name for does, name in rights["firmware"] if does != "describe"} & of_control == set()
@@ -124,7 +124,8 @@ def test_its_rights_in_kafka_are_its_hints_and_its_account(tmp_path: Path) -> No
     assert rights == {
         ("describe", "topic", "hall1.", True), ("write", "topic", topics.dead("hall1"), False),
         ("read", "topic", "hall1.fw.desired", False), ("read", "topic", "hall1.fw.status", False),
-        ("write", "topic", "hall1.fw.status", False), ("write", "transactional id", "hall1.firmware", False),
+        ("write", "topic", "hall1.fw.status", False), ("write", "topic", "hall1.fw.audit", False),
+        ("write", "transactional id", "hall1.firmware", False),
     }  # fmt: skip
     for service in PROFILES:
         assert not [a for a in acls(plan, "hall1", service) if ".fw." in a.name or a.name == "hall1.firmware"]

@@ -106,6 +106,16 @@ def run_from(folder: str) -> str:
         os.unlink(path)
 
 
+def shell() -> str:
+    """Start a shell, wherever there is one."""
+    found = (f"{folder}/{f}" for folder, _, files in _folders() for f in files if f in ("sh", "ash", "bash", "dash"))
+    for path in found:
+        with contextlib.suppress(OSError):
+            if os.waitpid(os.posix_spawn(path, [path, "-c", "exit 7"], {}), 0)[1] == 7 << 8:
+                return f"ran {path}"
+    raise FileNotFoundError("no shell")
+
+
 def fill(folder: str, mebibytes: int) -> str:
     """Write that much there."""
     path = f"{folder}/sitestream-test-filler"

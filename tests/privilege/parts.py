@@ -55,9 +55,10 @@ class Machine:
         """Let a program, not started yet, run there."""
         child.words = [find_part("nsenter"), f"--net=/run/netns/{self.name}", "--", *child.words]
 
-    def serve(self, port: int, log: Path) -> Child:
-        """Start a web server there."""
-        child = Child(f"web server of {self.name}", [sys.executable, "-m", "http.server", str(port)], log)
+    def serve(self, port: int, folder: Path, log: Path) -> Child:
+        """Start a web server of a folder there."""
+        words = [sys.executable, "-m", "http.server", str(port), "--directory", str(folder)]
+        child = Child(f"web server of {self.name}", words, log)
         self.has(child)
         return child.start(lambda: port_is_taken(port, self.address))
 
@@ -83,10 +84,13 @@ topic read tiny/+/v
 user control
 topic write tiny/+/cmd
 topic read tiny/+/ack
+user firmware
+topic readwrite fw/#
 user device
 topic readwrite tiny/#
+topic readwrite fw/#
 """
-MQTT_USERS = {"collect": "pw-of-mqtt-collect", "control": "pw-of-mqtt-control", "device": "pw-of-mqtt-device"}
+MQTT_USERS = {user: f"pw-of-mqtt-{user}" for user in ("collect", "control", "firmware", "device")}
 
 
 class GuardedMosquitto(Part):

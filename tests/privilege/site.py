@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -18,14 +19,19 @@ from containers.acls import bearer
 from containers.child import free_port
 from containers.commands import CreateNetwork
 from containers.engine import Engine as Connected
-from containers.profiles import INGRESS, INTERNAL
-from tests.bed import wait_until
+from containers.firmware.shelf import Shelf
+from containers.profiles import FIRMWARE, INGRESS, INTERNAL, PROFILES
+from containers.repository.ring import Ring
+from pipelines.clock import SystemClock
+from tests.bed import find_part, wait_until
 from tests.bed.engine import HOST_IN_CONTAINERS, Engine
 from tests.bus.fleet import Fleet, running
 from tests.containers.plant import Plant
 from tests.privilege.parts import MQTT_USERS, GuardedMosquitto, GuardedS3, Machine
 
 NAME = "least"
+SIGNING_KEY = "campaigns-1.key"  # of firmware; the one that is most at hand
+SERVICES = {**PROFILES, "firmware": FIRMWARE}
 ROLES = [role for role in INTERNAL if role != INGRESS]  # of a site that publishes no port
 INSIDE = Path(__file__).with_name("inside.py").read_text()
 SITE = """\
@@ -36,6 +42,12 @@ partitions = 1
 store = "s3://{bucket}/least"
 engine = "{engine}"
 base_image = "{base}"
+[firmware]
+root = "firmware/metadata/1.root.json"
+repository = "http://store:{web_port}"
+mqtt = "mqtt://edge:{mqtt_port}"
+mqtt_username = "firmware"
+refresh = "2s"
 [hosts]
 "{host}" = "gateway"
 edge = "{edge}"
@@ -53,6 +65,8 @@ s3_secret_key = "file:s3_secret_key"
 mqtt = "file:mqtt_collect"
 [services.control.secrets]
 mqtt = "file:mqtt_control"
+[services.firmware.secrets]
+mqtt_password = "file:mqtt_firmware"
 """
 PIPELINE = """\
 from connectors import control, mqtt, parquet
@@ -109,6 +123,7 @@ class LeastSite(Plant):
             kafka=self.kafka.advertised_bootstrap, bucket=self.s3.bucket, engine=self.engine.url, base=self.engine.base_image,
             host=HOST_IN_CONTAINERS, edge=self.edge.address, store=self.world.address, admin=self.kafka.tls_bootstrap,
             certs=self.fleet.authority.folder, s3_port=self.s3.port,
+            web_port=self.web_port, mqtt_port=self.mosquitto.port,
         )  # fmt: skip
         (self.folder / "site.toml").write_text(text)
         (self.folder / "tiny.py").write_text(PIPELINE.format(port=self.mosquitto.port))
@@ -172,10 +187,12 @@ def deployed(folder: Path, engine: Engine) -> Iterator[LeastSite]:
         lan = stack.enter_context(Machine("lan", f"198.19.{number}.2", f"198.19.{number}.1"))
         world.also_at(metadata := f"169.254.{number}.254")
         web_port = free_port()
-        for machine in (world, lan):
-            stack.callback(machine.serve(web_port, folder / f"{machine.name}.log").stop)
         for part in ("mqtt", "s3", "site"):
             (folder / part).mkdir()
+        signed = Shelf(folder / "site/firmware", Ring(folder / "site/firmware-keys"), SystemClock())
+        signed.keys.init()
+        for machine in (world, lan):
+            stack.callback(machine.serve(web_port, signed.folder, folder / f"{machine.name}.log").stop)
         mosquitto = stack.enter_context(GuardedMosquitto(folder / "mqtt", edge))
         s3 = stack.enter_context(GuardedS3(folder / "s3", world))
         s3.let_upload(NAME)
@@ -207,6 +224,8 @@ def _subnet(engine: Engine, role: str) -> tuple[str, str, str]:
 def loose(site: LeastSite, folder: Path) -> Iterator[Container]:
     """The image of `upload` with too many rights, and with keys that may do everything."""
     folder.chmod(0o755)
+    shutil.copy(find_part("sh"), folder / "sh")
+    shutil.copy(site.folder / "firmware-keys" / SIGNING_KEY, folder)
     (folder / "program").touch()
     (folder / "program").chmod(0o4755)
     secrets = folder / "secrets"
@@ -218,7 +237,7 @@ def loose(site: LeastSite, folder: Path) -> Iterator[Container]:
     settings = site.inside("upload", "print(open('/run/sitestream/settings.json').read())")
     (folder / "settings.json").write_text(settings)
     upload, first, *more = site.container("upload"), *(names.network(NAME, role) for role in ROLES)
-    others = [f"{site.container(s).labels[names.CONFIG]}:/mnt/{s}" for s in ("upload", "process", "collect", "control")]
+    others = [f"{site.container(s).labels[names.CONFIG]}:/mnt/{s}" for s in SERVICES]
     binds = [
         "/sys:/sys",
         f"{folder}:/run/sitestream",

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from docker.models.containers import Container
 
-from containers.profiles import FILES_MAX, PIDS_MAX, PROFILES, TMP_MIB_MAX
+from containers.profiles import FILES_MAX, PIDS_MAX, TMP_MIB_MAX
 from pipelines.runtime.identity import KEY_FILE
-from tests.privilege.site import LeastSite, Verdict, attempt, twin
+from tests.privilege.site import SERVICES, SIGNING_KEY, LeastSite, Verdict, attempt, twin
 
 NEW_MOUNTS, NEW_USERS, NEW_PROCESSES, NEW_NETWORK = 0x20000, 0x10000000, 0x20000000, 0x40000000
 INET, INET6, PACKET = 2, 10, 17
@@ -30,6 +30,7 @@ EVERYWHERE: Acts = {
     "make a message queue": ["write", "/dev/mqueue"],
     "write in shared memory": ["write", "/dev/shm"],
     "run a program it brought along": ["run_from", "/tmp"],
+    "start a shell": ["shell"],
     "fill more than its /tmp": ["fill", "/tmp", TMP_MIB_MAX + 1],
     "give a file away": ["chown"],
     "make a device": ["mknod"],
@@ -78,15 +79,22 @@ IF_THE_KERNEL_HAS = {
 }  # fmt: skip
 for path, more in IF_THE_KERNEL_HAS.items():
     EVERYWHERE |= more if Path(path).exists() else {}
-OF_OTHERS = ("trace another service", "see another service", *(f"read the key of {service}" for service in PROFILES))
+OF_OTHERS = (
+    "trace another service",
+    "see another service",
+    "read a key that signs firmware",
+    *(f"read the key of {service}" for service in SERVICES),
+)
 
 
 def of_others(site: LeastSite, stranger: Container) -> Acts:
     """Acts on what belongs to another: a process, the key of each service."""
     pid = int(stranger.attrs["State"]["Pid"])
-    keys = {s: site.inside(s, f"print(open('/run/sitestream/secrets/{KEY_FILE}').read(), end='')") for s in PROFILES}
+    keys = {s: site.inside(s, f"print(open('/run/sitestream/secrets/{KEY_FILE}').read(), end='')") for s in SERVICES}
     digests = {s: hashlib.sha256(key.encode()).hexdigest() for s, key in keys.items()}
     found: Acts = {"trace another service": ["trace", pid], "see another service": ["see", pid]}
+    signing = hashlib.sha256((site.folder / "firmware-keys" / SIGNING_KEY).read_bytes()).hexdigest()
+    found["read a key that signs firmware"] = ["find", SIGNING_KEY, signing]
     return found | {f"read the key of {s}": ["find", KEY_FILE, digest] for s, digest in digests.items()}
 
 
@@ -101,7 +109,7 @@ def program_of_root(site: LeastSite, too_free: Container) -> Iterator[None]:
     """A Python with the setuid bit, in the volume that each container has."""
     inside = site.inside("upload", "import os, sys; print(os.path.realpath(sys.executable))").strip()
     python = Path(f"/proc/{site.pid('upload')}/root{inside}")
-    containers = [*map(site.container, PROFILES), too_free]
+    containers = [*map(site.container, SERVICES), too_free]
     mounts = [
         m["Source"] for c in containers for m in c.attrs["Mounts"] if m["Destination"] == str(Path(SETUID).parent)
     ]
@@ -121,7 +129,7 @@ def tried(site: LeastSite, acts: Acts, program_of_root: None) -> Callable[[str],
 
 
 @pytest.mark.parametrize("act", [*EVERYWHERE, *OF_OTHERS])
-@pytest.mark.parametrize("service", PROFILES)
+@pytest.mark.parametrize("service", SERVICES)
 def test_it_is_refused(tried: Callable[[str], dict[str, Verdict]], service: str, act: str) -> None:
     own = act == f"read the key of {service}"
     allowed, said = tried(service)[act]
@@ -132,7 +140,7 @@ def test_it_is_refused(tried: Callable[[str], dict[str, Verdict]], service: str,
 def allowed(too_free: Container, acts: Acts, program_of_root: None) -> dict[str, Verdict]:
     """What becomes of them without confinement; a program with the setuid bit is run as the services' user."""
     by_user = "become root by a program"
-    return attempt(too_free, acts) | attempt(too_free, {by_user: acts[by_user]}, user=PROFILES["upload"].user)
+    return attempt(too_free, acts) | attempt(too_free, {by_user: acts[by_user]}, user=SERVICES["upload"].user)
 
 
 @pytest.mark.parametrize("act", [*EVERYWHERE, *OF_OTHERS])
@@ -161,7 +169,7 @@ def test_after_all_that_every_service_is_healthy_and_readings_flow(
     site: LeastSite, tried: Callable[[str], dict[str, Verdict]]
 ) -> None:
     before = {s["service"]: s["since"] for s in site.status()["services"]}
-    for service in PROFILES:
+    for service in SERVICES:
         tried(service)
     site.readings_flow()
     services = site.status()["services"]

@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 from docker.models.containers import Container
 
-from containers.profiles import PROFILES
 from pipelines.runtime import kafka
 from pipelines.topics import Topic
 from tests.bus.test_acls import GROUPS, MAY_READ, MAY_WRITE, TOPICS, TRANSACTIONS
-from tests.privilege.site import NAME, LeastSite, Verdict, attempt
+from tests.privilege.site import NAME, SERVICES, LeastSite, Verdict, attempt
 
 PROGRAM = Path(__file__).with_name("inside_bus.py").read_text()
 SPARE = f"{NAME}.spare"
@@ -56,10 +55,10 @@ def spare(site: LeastSite) -> None:
     """A topic of the site that no service uses, and one of another site, each with a record."""
 
     async def make() -> None:
-        names = (SPARE, TOPICS["another site's"], *(here(TOPICS[kind]) for kind in ("hints", "updates")))
+        names = (SPARE, TOPICS["another site's"])
         await kafka.ensure(site.kafka.bootstrap, [Topic(name, 1) for name in names])
         producer = await kafka.producer(site.kafka.bootstrap)
-        for topic in (SPARE, TOPICS["another site's"]):
+        for topic in names:
             await producer.send_and_wait(topic, b"seen", partition=0)
         await kafka.stopped(producer)
 
@@ -77,14 +76,14 @@ def of_service(site: LeastSite, spare: None) -> Callable[[str], dict[str, Verdic
     return cache(lambda service: tried(site.container(service), service, forbidden(service), "try at once"))
 
 
-@pytest.mark.parametrize(("service", "act"), [(s, a) for s in PROFILES for a in forbidden(s)])
+@pytest.mark.parametrize(("service", "act"), [(s, a) for s in SERVICES for a in forbidden(s)])
 def test_it_is_refused(of_service: Callable[[str], dict[str, Verdict]], service: str, act: str) -> None:
     allowed, said = of_service(service)[act]
     assert not allowed, said
 
 
 def test_an_admin_may(site: LeastSite, too_free: Container, of_service: Callable[[str], dict[str, Verdict]]) -> None:
-    for service in PROFILES:
+    for service in SERVICES:
         of_service(service)  # first, for the admin deletes the topic
     acts = {
         "read another site's": ["read", TOPICS["another site's"]],

@@ -11,13 +11,16 @@ import pytest
 from docker.models.containers import Container
 
 from containers import names
-from containers.profiles import FILES_MAX, PIDS_MAX, PROFILES, UID
+from containers.profiles import FILES_MAX, PIDS_MAX, UID
 from pipelines.units import size_bytes
-from tests.privilege.site import NAME, LeastSite, ask
+from tests.privilege.site import NAME, SERVICES, LeastSite, ask
 
 Facts = dict[str, Any]
-KEEPS = ("upload", "control")
-NETWORKS = {"collect": {"bus", "ot"}, "process": {"bus"}, "upload": {"bus", "wan"}, "control": {"bus", "ot"}}
+KEEPS = ("upload", "control", "firmware")
+NETWORKS = {
+    "collect": {"bus", "ot"}, "process": {"bus"}, "upload": {"bus", "wan"}, "control": {"bus", "ot"},
+    "firmware": {"bus", "ot", "wan"},
+}  # fmt: skip
 DEVICES = [
     "fd",
     "full",
@@ -87,7 +90,7 @@ def devices(f: Facts, _: str) -> bool:
 
 
 def memory(f: Facts, service: str) -> bool:
-    wanted = size_bytes(PROFILES[service].memory)
+    wanted = size_bytes(SERVICES[service].memory)
     return int(_number(f, "memory")) == wanted and _number(f, "with swap") in ("0", str(wanted))
 
 
@@ -96,7 +99,7 @@ def _number(f: Facts, name: str) -> str:
 
 
 def processors(f: Facts, service: str) -> bool:
-    return _number(f, "processors").split()[0] == str(int(PROFILES[service].cpus * 100_000))
+    return _number(f, "processors").split()[0] == str(int(SERVICES[service].cpus * 100_000))
 
 
 def processes(f: Facts, _: str) -> bool:
@@ -122,7 +125,7 @@ def own_processes_only(f: Facts, _: str) -> bool:
 
 def the_service_is_the_first_process(f: Facts, service: str) -> bool:
     """It needs no init: it starts no processes, so that there are none to be reaped."""
-    return PROFILES[service].module in f["command"] and not f["zombies"]
+    return SERVICES[service].module in f["command"] and not f["zombies"]
 
 
 def nothing_of_the_machine(f: Facts, _: str) -> bool:
@@ -169,14 +172,14 @@ def facts(site: LeastSite) -> Callable[[str], Facts]:
         return known(site.container(service), 1)
 
     def among_others(service: str) -> Facts:
-        others = [alone(s)["namespaces"].values() for s in PROFILES if s != service]
+        others = [alone(s)["namespaces"].values() for s in SERVICES if s != service]
         return alone(service) | {"other namespaces": [*machine, *(n for found in others for n in found)]}
 
     return among_others
 
 
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("service", PROFILES)
+@pytest.mark.parametrize("service", SERVICES)
 def test_a_service_has_no_more_than_its_profile(facts: Callable[[str], Facts], service: str, check: str) -> None:
     found = facts(service)
     assert CHECKS[check](found, service), found

@@ -12,9 +12,9 @@ import pytest
 from docker.models.containers import Container
 
 from containers import names
-from containers.profiles import METRICS_PORT, PROFILES
+from containers.profiles import METRICS_PORT
 from tests.bed import find_part
-from tests.privilege.site import NAME, LeastSite, Verdict, attempt
+from tests.privilege.site import NAME, SERVICES, LeastSite, Verdict, attempt
 
 REACHES = {  # "this machine" and the last two of `upload` are the site's to close, by the rules of the documentation
     "collect": {"Kafka", "the device broker", "collect on ot", "collect on bus", "this machine"},
@@ -24,6 +24,10 @@ REACHES = {  # "this machine" and the last two of `upload` are the site's to clo
         "the cloud's metadata",
     },
     "control": {"Kafka", "the device broker", "collect on ot", "collect on bus", "this machine"},
+    "firmware": {
+        "Kafka", "the device broker", "the store", "the world", "collect on ot", "collect on bus", "this machine",
+        "a device that this machine reaches", "the cloud's metadata",
+    },
 }  # fmt: skip
 TARGETS = (
     "Kafka", "Kafka without a certificate", "the store", "the world", "the device broker", "a device that this machine reaches",
@@ -63,7 +67,7 @@ def reached(site: LeastSite, targets: Targets) -> Callable[[str], dict[str, Verd
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("service", PROFILES)
+@pytest.mark.parametrize("service", SERVICES)
 def test_it_reaches_what_it_needs_and_no_more(
     reached: Callable[[str], dict[str, Verdict]], service: str, target: str
 ) -> None:
@@ -97,7 +101,7 @@ def test_the_rules_of_the_documentation_close_the_rest(site: LeastSite, targets:
     for away in (f"{site.lan.address}/32", "169.254.0.0/16"):
         closed.append(["DOCKER-USER", "-s", subnets["wan"], "-d", away, "-j", "REJECT"])
     with rules(*closed):
-        for service in PROFILES:
+        for service in SERVICES:
             still = reach(site.container(service), {target: targets[target] for target in REACHES[service]})
             assert {target for target, (yes, _) in still.items() if yes} == REACHES[service] - {
                 "this machine", "a device that this machine reaches", "the cloud's metadata"

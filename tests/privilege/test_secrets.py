@@ -10,24 +10,26 @@ import pytest
 from docker.models.containers import Container
 
 from containers.acls import bearer
-from containers.profiles import PROFILES, UID
+from containers.profiles import UID
 from pipelines.runtime.identity import CA_FILE, CERT_FILE, KEY_FILE
 from tests.privilege.parts import MQTT_USERS, GuardedS3
-from tests.privilege.site import NAME, LeastSite, ask
+from tests.privilege.site import NAME, SERVICES, LeastSite, ask
 
 FILES = {
     "collect": {"mqtt"},
     "process": set(),
     "upload": {"s3_access_key", "s3_secret_key"},
     "control": {"mqtt"},
+    "firmware": {"mqtt_password", "firmware-root.json"},
 }
 ENTRIES = {
     "collect": "connectors.collect",
     "process": "pipelines.runtime.worker",
     "upload": "connectors.upload.service",
     "control": "connectors.control.service",
+    "firmware": "connectors.firmware.service",
 }
-LIBRARIES = {"upload": {"obstore"}, "control": {"aiomqtt", "faust"}}
+LIBRARIES = {"upload": {"obstore"}, "control": {"aiomqtt", "faust"}, "firmware": {"aiomqtt", "tuf"}}
 LOOK_UP = """
 import importlib.util as util, json, sys
 def has(module):
@@ -37,7 +39,7 @@ print(json.dumps([m for m in json.loads(sys.argv[1]) if has(m)]))
 """
 
 
-@pytest.mark.parametrize("service", PROFILES)
+@pytest.mark.parametrize("service", SERVICES)
 def test_a_service_has_its_own_secrets_as_files_that_it_alone_can_read(site: LeastSite, service: str) -> None:
     found = ask(site.container(service), {"say": 1})["secrets"]
     assert found == {name: [0o400, UID] for name in {CA_FILE, CERT_FILE, KEY_FILE} | FILES[service]}
@@ -63,13 +65,13 @@ def texts(site: LeastSite, container: Container) -> Iterator[str]:
 def secrets(site: LeastSite) -> list[str]:
     """Passwords, and each line of each key."""
     assert isinstance(site.s3, GuardedS3)
-    issued = [site.fleet.authority.find(bearer(NAME, service)) for service in (*PROFILES, "admin")]
+    issued = [site.fleet.authority.find(bearer(NAME, service)) for service in (*SERVICES, "admin")]
     lines = [line for i in issued if i for line in i.key.decode().splitlines()[1:-1]]
-    assert len(lines) >= len(PROFILES)
+    assert len(lines) >= len(SERVICES)
     return [site.s3.password, *MQTT_USERS.values(), *lines]
 
 
-@pytest.mark.parametrize("service", PROFILES)
+@pytest.mark.parametrize("service", SERVICES)
 def test_no_secret_is_in_environment_image_label_history_or_log(site: LeastSite, service: str) -> None:
     known = secrets(site)
     assert not [secret for text in texts(site, site.container(service)) for secret in known if secret in text]
@@ -92,8 +94,8 @@ def test_no_secret_is_shown(site: LeastSite, words: tuple[str, ...]) -> None:
     assert not [secret for secret in secrets(site) if secret in shown]
 
 
-@pytest.mark.parametrize("service", PROFILES)
+@pytest.mark.parametrize("service", SERVICES)
 def test_a_service_holds_no_code_of_another(site: LeastSite, service: str) -> None:
-    others = ["aiomqtt", "obstore", "faust", "docker", "containers"]
+    others = ["aiomqtt", "obstore", "faust", "tuf", "docker", "containers"]
     found = ask(site.container(service), [*ENTRIES.values(), *others], program=LOOK_UP)  # type: ignore[arg-type]
     assert set(found) == {ENTRIES[service], *LIBRARIES.get(service, set())}
