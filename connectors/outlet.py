@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from connectors.backoff import Backoff
 from pipelines.batch import TIME_MAX, TIME_MIN
@@ -19,12 +19,13 @@ log = logging.getLogger("collect")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One Kafka record without a key."""
+    """One Kafka record."""
 
     topic: str
     partition: int
     value: bytes
-    headers: Headers
+    headers: Headers = field(default_factory=list)
+    key: bytes | None = None
 
 
 class Outlet:
@@ -74,7 +75,10 @@ class Outlet:
     async def _try(self, records: Sequence[Record]) -> None:
         if self._producer is None:
             self._producer = await kafka.producer(self._brokers)
-        sent = [await self._producer.send(r.topic, r.value, partition=r.partition, headers=r.headers) for r in records]
+        sent = [
+            await self._producer.send(r.topic, r.value, key=r.key, partition=r.partition, headers=r.headers)
+            for r in records
+        ]
         results = await asyncio.gather(*sent, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):

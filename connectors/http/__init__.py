@@ -169,6 +169,11 @@ class PollSource(Readings[S], Generic[S]):
 
     reader: ClassVar[str] = "connectors.http.poller:PollReader"
 
+    @property
+    def keeps_positions(self) -> bool:
+        """Whether there is anything to go on from: values of now have no past."""
+        return self.time is not None
+
     urls: tuple[tuple[str | None, str], ...]
     every: str
     offset: str
