@@ -190,7 +190,7 @@ async def test_granting_again_changes_nothing_and_what_is_too_much_is_taken_away
     me = principal("hall1-collect")
     too_much = kafka.Acl(me, "write", "topic", topics.commands("hall1"))
     others = kafka.Acl(principal("somebody"), "write", "topic", topics.commands("hall1"))
-    _, plan = site_of(tmp_path)
+    _, plan = site_of(tmp_path, more=POLLED)
     wanted = [*acls(plan, "hall1", "collect"), too_much]
     assert await kafka.set_acls(fleet.kafka.bootstrap, wanted, [me], revoke=False) == ({too_much}, set())
     await kafka.set_acls(fleet.kafka.bootstrap, [others], [others.principal], revoke=True)

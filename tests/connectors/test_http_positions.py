@@ -204,7 +204,8 @@ async def test_kill_9_loses_nothing_and_repeats_little(
         collect = Collect(tmp_path, unique, kafka.bootstrap, read)
         file = tmp_path / "pipeline.py"
         file.write_text("from connectors import http\n" + file.read_text())
-        collects.append(collect.start())
+        collects.append(collect)
+        await asyncio.to_thread(collect.start)
         await until(lambda: reached() == 1, 20, "polls")
         for _ in range(kills):
             recorder.count += 600
