@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
@@ -62,14 +62,38 @@ class Reader(Protocol):
         ...
 
 
+class Positions(Protocol):
+    """Where a source goes on after a restart, by names of its own; for those whose other side does not know that."""
+
+    async def load(self) -> Mapping[str, bytes]:
+        """What was saved last under each name."""
+        ...
+
+    async def save(self, positions: Mapping[str, bytes]) -> None:
+        """Keep them; to be called by the `ack` of the last reading before them. `Unavailable` if the process ends first."""
+        ...
+
+
+class NoPositions:
+    """Keeps none."""
+
+    async def load(self) -> Mapping[str, bytes]:
+        """See `Positions.load`."""
+        return {}
+
+    async def save(self, positions: Mapping[str, bytes]) -> None:
+        """See `Positions.save`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Where a reader works: its site, which of the site's collectors it belongs to, its secrets and its clock."""
+    """Where a reader works: its site, which of the site's collectors it belongs to, its secrets, its clock, its positions."""
 
     site: str
     collector: str
     secrets_dir: Path
     clock: Clock
+    positions: Positions = field(default_factory=NoPositions)
 
 
 class Readable(Source[S_co], Protocol[S_co]):

@@ -17,6 +17,7 @@ from typing import Any
 from connectors.base import Context, Readable, Reader
 from connectors.collector import ROWS_MAX, Collector, Framer, Limits
 from connectors.outlet import Outlet
+from connectors.positions import KafkaPositions
 from pipelines.clock import Clock, SystemClock
 from pipelines.errors import ConfigError
 from pipelines.load import load
@@ -48,11 +49,12 @@ def _collector(
     source: Readable[Any], settings: Settings, limits: Limits, clock: Clock, stop: asyncio.Event
 ) -> Collector:
     name = valid_name("collector", settings.options.get("collector", "1"))
-    context = Context(settings.site, name, Path(settings.secrets_dir), clock)
+    outlet = Outlet(settings.brokers, stop)
+    positions = KafkaPositions(settings.brokers, outlet, settings.site, source.stream, name, stop)
+    context = Context(settings.site, name, Path(settings.secrets_dir), clock, positions)
     framer = Framer(
         settings.site, source.stream, name, source.schema.measured(), settings.partitions, limits.heartbeat_s
     )
-    outlet = Outlet(settings.brokers, stop)
     return Collector(source, open_reader(source, context), outlet, framer, settings.site, clock, limits)
 
 

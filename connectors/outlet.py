@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from connectors.backoff import Backoff
 from pipelines.batch import TIME_MAX, TIME_MIN
@@ -19,12 +19,12 @@ log = logging.getLogger("collect")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One Kafka record; of readings without a key."""
+    """One Kafka record."""
 
     topic: str
     partition: int
     value: bytes
-    headers: Headers
+    headers: Headers = field(default_factory=list)
     key: bytes | None = None
 
 

@@ -323,8 +323,8 @@ class Pipeline:
     schemas: dict[str, type[Schema]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if valid_name("pipeline", self.name) == "control":
-            raise PlanError("a pipeline cannot be called 'control': the topics of device commands have that name")
+        if valid_name("pipeline", self.name) in ("collect", "control"):
+            raise PlanError(f"a pipeline cannot be called {self.name!r}: topics of the service have that name")
 
     def read(self, source: Source[S]) -> Stream[S]:
         """A stream of a source's readings."""

@@ -56,6 +56,11 @@ def dead(site: str) -> str:
     return f"{site}.dead"
 
 
+def positions(site: str) -> str:
+    """Where sources that are asked for readings go on after a restart; compacted."""
+    return f"{site}.collect.position"
+
+
 def commands(site: str) -> str:
     """Commands to devices, JSON, keyed by device."""
     return f"{site}.control.cmd"

@@ -10,6 +10,7 @@ _DURATIONS = {
     "ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9, "w": 604800 * 10**9,
 }  # fmt: skip
 _SIZES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+_RATE = re.compile(r"(\d{1,9})/(.+)")
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*")
 
 
@@ -35,6 +36,14 @@ def duration_s(text: str) -> float:
 def size_bytes(text: str) -> int:
     """Bytes of '64MiB', '1GB' …; `ConfigError` if it is not a size."""
     return _parse(text, _SIZES, "size", "64MiB")
+
+
+def rate(text: str) -> tuple[int, int]:
+    """(how many, ns) of '6/1m': so many in that time; `ConfigError` if it is no rate."""
+    found = _RATE.fullmatch(text)
+    if found is None:
+        raise ConfigError(f"rate {text!r}: write how many in what time, such as '6/1m'")
+    return int(found[1]), duration_ns(found[2])
 
 
 def show_duration(ns: int) -> str:

@@ -33,7 +33,7 @@ from connectors.control.commands import ARGS_MAX, EDGE, Command, Value
 from connectors.control.nodes import WITHIN_NS_MAX, Call, Server, Set, wrong_call, wrong_set
 from pipelines.errors import ConfigError, SitestreamError
 from pipelines.settings import decode_strict
-from pipelines.units import duration_ns
+from pipelines.units import duration_ns, rate
 
 DOCUMENT_BYTES_MAX = 64 * 2**10
 RATE_PER_NS_MAX = 3600 * 10**9  # what was admitted is remembered for longer than that
@@ -43,7 +43,6 @@ REBIRTH = "rebirth"  # the only verb of an edge node
 OWN = (APPROVE, OFF, ON, TWIN)
 OPCUA = "connectors.control.opcua:Opcua"
 EVERY_NS_MIN, EVERY_NS_MAX = 10**9, 3600 * 10**9
-_RATE = re.compile(r"(\d{1,4})/(\w+)")
 _TYPES: dict[str, tuple[type, ...]] = {"float": (int, float), "int": (int,), "text": (str,), "bool": (bool,)}
 _WORDS = {"u16": (0, 2**16 - 1), "i16": (-(2**15), 2**15 - 1), "u32": (0, 2**32 - 1), "i32": (-(2**31), 2**31 - 1)}
 
@@ -136,8 +135,7 @@ class Verb(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     @property
     def limit(self) -> tuple[int, int]:
         """(commands, ns) of the rate; (0, 0) if there is none."""
-        count, per = _rate(self.rate)
-        return count, duration_ns(per) if per else 0
+        return rate(self.rate) if self.rate else (0, 0)
 
     def refusal(self, command: Command) -> str:
         """Why a command's arguments or its expiry are not allowed; empty if they are."""
@@ -433,15 +431,6 @@ def _wrong_write(at: str, write: Write, types: Mapping[str, str]) -> Iterator[tu
         yield f"{at}.scale", "write a number other than 0"
     if write.arg and types.get(write.arg, "text") == "text":
         yield f"{at}.arg", f"{write.arg!r} is no argument of the verb that is a number and always there"
-
-
-def _rate(text: str) -> tuple[int, str]:
-    if not text:
-        return 0, ""
-    found = _RATE.fullmatch(text)
-    if found is None:
-        raise ConfigError(f"rate {text!r}: write how many in what time, such as '6/1m'")
-    return int(found[1]), found[2]
 
 
 def _is_key(text: str) -> bool:

@@ -19,15 +19,18 @@ from connectors.http.path import PostPath
 from connectors.http.readings import Readings
 from connectors.options import duration, durations, named
 from connectors.secrets import Secret
-from pipelines.errors import PlanError
+from pipelines.errors import ConfigError, PlanError
 from pipelines.schema import Schema
 from pipelines.topics import named_after
-from pipelines.units import show_duration
+from pipelines.units import rate, show_duration
 
 __all__ = ["PollSource", "PushSource", "poll", "push"]
 S = TypeVar("S", bound=Schema)
 LISTEN = "0.0.0.0:9470"
+DEVICE_RATE = "1000/10s"
 URLS_MAX = 1_000
+RATE_MAX = 1_000_000  # posts
+RATE_NS_MAX = 3600 * 10**9
 _LISTEN = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3}|\[[0-9a-fA-F:]+\]):(\d{1,5})")
 _HEADER = re.compile(r"[A-Za-z0-9-]{1,100}")
 _PARAMETER = re.compile(r"[A-Za-z0-9._~-]{1,100}")
@@ -45,6 +48,8 @@ class PushSource(Readings[S], Generic[S]):
     users: Secret | None
     certificate: Secret | None
     private_key: Secret | None
+    device_rate: str | None
+    token_rate: str | None
 
     @cached_property
     def place(self) -> PostPath:
@@ -78,6 +83,8 @@ def push(
     certificate: Secret | None = None,
     private_key: Secret | None = None,
     listen: str = LISTEN,
+    device_rate: str | None = DEVICE_RATE,
+    token_rate: str | None = None,
     stream: str | None = None,
     key: str | None = None,
     time: str | None = "time",
@@ -99,6 +106,8 @@ def push(
     needed; while tokens are exchanged, old and new stand there together.
     `certificate`, `private_key`: secrets in PEM, for TLS. `listen`: address and port of the server, which all sources of the
     pipeline share that name the same.
+    `device_rate`: how many posts of a device that stands in the path are taken, '1000/10s': so many at once, and so many in that
+    time in the long run; `token_rate`: of each token or account. A body of more than 4 KiB counts as several. None: no limit.
     `payload`: 'json', 'cbor', 'msgpack', or 'csv:time,rms'. A body is one reading or a list of them; `rows`: where the list is,
     such as "readings[*]"; `fields`: where columns stand that do not stand under their own names.
     For `time`, `time_unit`, `future_max`, `silence`, `devices`, `conditions`, `stale` and `stream` see `mqtt.source`.
@@ -108,6 +117,7 @@ def push(
         future_max=future_max, silence=silence, devices=frozenset(devices), payload=payload,
         fields=named("http push", schema, fields), rows=rows, conditions=check("http push", schema, conditions), stale=stale,
         path=path, listen=listen, tokens=tokens, users=users, certificate=certificate, private_key=private_key,
+        device_rate=device_rate, token_rate=token_rate,
     )  # fmt: skip
     made.place.check()
     _check_push(made)
@@ -126,6 +136,7 @@ def _check_push(made: PushSource[Any]) -> None:
     found = _LISTEN.fullmatch(made.listen)
     if found is None or not 1 <= int(found[2]) <= 65_535:
         raise PlanError(f"http push listen={made.listen!r}: write an IP address and a port, such as '{LISTEN}'")
+    _check_rates(made)
     if made.key is not None and made.place.place is not None:
         raise PlanError(f"http push key={made.key!r}: the key stands in the path {made.path!r} already")
     if any(c.kind == "door" for c in made.conditions):
@@ -135,11 +146,33 @@ def _check_push(made: PushSource[Any]) -> None:
         )
 
 
+def _check_rates(made: PushSource[Any]) -> None:
+    for option, given in (("device_rate", made.device_rate), ("token_rate", made.token_rate)):
+        try:
+            count, ns = (1, 1) if given is None else rate(given)
+        except ConfigError as e:
+            raise PlanError(f"http push {option}: {e}") from e
+        if not 1 <= count <= RATE_MAX or not 0 < ns <= RATE_NS_MAX:
+            raise PlanError(
+                f"http push {option}={given!r}: write 1 to {RATE_MAX} in at most an hour, such as '{DEVICE_RATE}'"
+            )
+    if made.device_rate not in (None, DEVICE_RATE) and made.place.place is None:
+        raise PlanError(
+            f"http push device_rate={made.device_rate!r}: the path {made.path!r} does not say which device posts: write "
+            f"{{{made.place.key}}} into it, or token_rate="
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class PollSource(Readings[S], Generic[S]):
     """See `poll`."""
 
     reader: ClassVar[str] = "connectors.http.poller:PollReader"
+
+    @property
+    def keeps_positions(self) -> bool:
+        """Whether there is anything to go on from: values of now have no past."""
+        return self.time is not None
 
     urls: tuple[tuple[str | None, str], ...]
     every: str

@@ -34,17 +34,21 @@ class Guard:
         """What is asked of those who are not let in (RFC 9110, 11.6.1)."""
         return ", ".join([*(["Bearer"] if self.tokens else []), *(['Basic realm="sitestream"'] if self.users else [])])
 
-    def admits(self, authorization: str) -> bool:
-        """Whether the header Authorization holds one of them."""
+    def who(self, authorization: str) -> str | None:
+        """Whose the header Authorization is, such as 'token 1', by the number of its line; None if nobody's."""
         scheme, _, given = authorization.partition(" ")
         if scheme.lower() == "bearer":
-            return place_of(given.strip().encode(errors="surrogateescape"), self.tokens) is not None
+            return _numbered("token", place_of(given.strip().encode(errors="surrogateescape"), self.tokens))
         if scheme.lower() == "basic":
             try:
-                return place_of(base64.b64decode(given.strip(), validate=True), self.users) is not None
+                return _numbered("account", place_of(base64.b64decode(given.strip(), validate=True), self.users))
             except (binascii.Error, ValueError):
-                return False
-        return False
+                return None
+        return None
+
+
+def _numbered(what: str, place: int | None) -> str | None:
+    return None if place is None else f"{what} {place + 1}"
 
 
 def _lines(name: str, text: str | None, what: str) -> list[str]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -13,10 +16,10 @@ from connectors import columns
 from connectors.base import Context, Read, quality_column
 from connectors.buffer import BYTES_MAX, ROWS_MAX, Buffer
 from connectors.columns import Layout
-from connectors.http import PollSource
+from connectors.http import URLS_MAX, PollSource
 from connectors.http.client import PAGE_BYTES_MAX, Client
 from connectors.http.codec import Codec, Decoded
-from connectors.http.target import Target
+from connectors.http.target import Position, Target
 from connectors.pollers import Pollers
 from connectors.progress import DeviceClock
 from connectors.shape import READINGS_MAX
@@ -27,14 +30,16 @@ from pipelines.quality import BAD, GOOD
 from pipelines.units import duration_ns
 
 PIECE_ROWS_MAX = 1_000
+log = logging.getLogger("collect")
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some readings of a page, with the quality of each; or what is wrong with it."""
+    """Some readings of a page, with the quality of each; or what is wrong with it; or how far a URL has come with all that."""
 
     batch: Batch
     letters: tuple[DeadLetter, ...] = ()
+    reached: Mapping[str, bytes] = field(default_factory=dict)  # position by name
 
     @property
     def rows(self) -> int:
@@ -45,8 +50,8 @@ class Piece:
 class PollReader:
     """See `connectors.base.Reader`.
 
-    What was read and not acknowledged is given again after `connect`, as long as the process lives, and for so long it is known
-    where each URL goes on. A new process begins with what the servers give it then.
+    What was read and not acknowledged is given again after `connect`, as long as the process lives. A new process goes on from
+    the positions behind what was acknowledged.
     """
 
     def __init__(self, source: PollSource[Any], context: Context) -> None:
@@ -60,25 +65,49 @@ class PollReader:
         self._buffer: Buffer[Piece] = Buffer(context.site, source.stream, context.clock)
         self._pollers = Pollers(self._buffer, "the URLs", "URLs answers", lambda piece: piece.rows)
         self._client: Client | None = None
-        self._targets = [self._target(key, url) for key, url in source.urls]
+        self._targets = {key or "": self._target(key, url) for key, url in source.urls}
+        self._resumed = False
 
     def _target(self, key: str | None, url: str) -> Target:
         clock, missed = self._context.clock, metrics.collect_missed.labels(**self._labels)
         return Target(
             self._source, key, url, self._codec, clock, give=self._give, fail=self._fail, room=self._room, missed=missed.inc,
             latest=lambda: self._device_clock.latest(clock.now_ns()), changed=self._pollers.changed.set,
+            reached=partial(self._reached, key or ""),
         )  # fmt: skip
 
     async def connect(self) -> None:
         """See `Reader.connect`. One URL that answers is enough; the others go on trying."""
+        await self._resume()
         self._client = client = Client(self._source, self._context)
-        await self._pollers.connect(self._targets, [target.run(client) for target in self._targets])
+        targets = list(self._targets.values())
+        await self._pollers.connect(targets, [target.run(client) for target in targets])
+
+    async def _resume(self) -> None:
+        if self._resumed or not self._source.keeps_positions:
+            return
+        saved = await self._context.positions.load()
+        for name in saved.keys() & self._targets.keys():
+            target = self._targets[name]
+            try:
+                target.resume(msgspec.json.decode(saved[name], type=Position))
+            except msgspec.DecodeError as e:
+                log.warning(
+                    "%s: %s begins anew: what is on record is no position: %s", self._source.stream, target.url, e
+                )
+        self._resumed = True
 
     async def read(self, *, rows_max: int, linger_s: float) -> Read:
         """See `Reader.read`."""
         pieces, ack = await self._pollers.get(rows_max, linger_s)
         letters = tuple(letter for p in pieces for letter in p.letters)
-        return Read(joined([p.batch for p in pieces], self._empty), letters, ack)
+        reached = {name: at for p in pieces for name, at in p.reached.items()}
+        return Read(joined([p.batch for p in pieces], self._empty), letters, partial(self._ack, reached, ack))
+
+    async def _ack(self, reached: Mapping[str, bytes], ack: Callable[[], Awaitable[None]]) -> None:
+        if reached:
+            await self._context.positions.save(reached)
+        await ack()
 
     async def close(self) -> None:
         """See `Reader.close`. What was read stays."""
@@ -93,6 +122,9 @@ class PollReader:
             self._put(Piece(batch.take(slice(0, 0)), decoded.letters))
         for start in range(0, len(batch), PIECE_ROWS_MAX):
             self._put(Piece(batch.take(slice(start, start + PIECE_ROWS_MAX))))
+
+    def _reached(self, name: str, at: Position) -> None:
+        self._put(Piece(self._empty, reached={name: msgspec.json.encode(at)}))
 
     def _fail(self, key: str | None, reason: str) -> None:
         """A device that was asked in vain has a bad reading."""
@@ -109,8 +141,11 @@ class PollReader:
         self._buffer.put(piece, rows=piece.rows, nbytes=nbytes)
 
     def _room(self) -> bool:
-        """Whether one more page fits into the buffer, so that it never drops anything but bad readings."""
-        return self._buffer.rows <= ROWS_MAX - READINGS_MAX and self._buffer.nbytes <= BYTES_MAX - 4 * PAGE_BYTES_MAX
+        """Whether one more page fits into the buffer, and a bad reading of each URL: it drops nothing."""
+        return (
+            self._buffer.rows <= ROWS_MAX - READINGS_MAX - URLS_MAX
+            and self._buffer.nbytes <= BYTES_MAX - 4 * PAGE_BYTES_MAX
+        )
 
     def _graded(self, batch: Batch, quality: int = GOOD) -> Batch:
         return Batch(

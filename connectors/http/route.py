@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,9 +14,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_exceptions import HTTPRequestEntityTooLarge
 
 from connectors.base import Context
-from connectors.buffer import Buffer
+from connectors.buffer import TOLD_EVERY_S, Buffer
 from connectors.http import PushSource
-from connectors.http.admission import BYTES_MAX, REQUESTS_MAX, RETRY_S_MAX, Load, Refusal, busy, refusal
+from connectors.http.admission import BYTES_MAX, REQUESTS_MAX, RETRY_S_MAX, Admission, Head, Load, Refusal, busy
 from connectors.http.codec import Body, Verdict, told
 from connectors.http.guard import Guard
 from pipelines import metrics
@@ -24,6 +25,7 @@ BODY_S_MAX = 10.0  # for a body to come
 ANSWER_S_MAX = 30.0  # for Kafka to have its readings
 ERRORS_TOLD_MAX = 20  # of one post
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+log = logging.getLogger("collect")
 
 
 @dataclass(eq=False, slots=True)
@@ -43,7 +45,7 @@ class Route:
     """The posts to one path."""
 
     def __init__(self, source: PushSource[Any], guard: Guard, context: Context) -> None:
-        self._source, self._guard, self._clock = source, guard, context.clock
+        self._source, self._admission, self._clock = source, Admission(source, guard), context.clock
         self._labels = {"site": context.site, "stream": source.stream}
         self._buffer: Buffer[Post] = Buffer(
             context.site, source.stream, context.clock, rows_max=REQUESTS_MAX, bytes_max=BYTES_MAX
@@ -51,6 +53,7 @@ class Route:
         self._posts: set[Post] = set()
         self._requests = self._nbytes = 0
         self._open = True
+        self._told_s = float("-inf")
 
     @property
     def path(self) -> str:
@@ -80,11 +83,12 @@ class Route:
     async def answer(self, request: web.BaseRequest, key: str) -> web.Response:
         """Take a post in and answer it."""
         retry_s = random.randint(1, RETRY_S_MAX)  # noqa: S311 - spreads load, guards nothing
-        load = Load(self._requests, self._nbytes)
-        no = refusal(request.method, request.headers, self._guard, self._source.media, load, retry_s)
+        head, load = Head(request.method, request.headers, key), Load(self._requests, self._nbytes)
+        no = self._admission.refusal(head, load, retry_s=retry_s, now_s=self._clock.monotonic_s())
         if no is None and not self._open:
             no = busy("it is being stopped: send it again", retry_s)
         if no is not None:
+            self._tell(no)
             return self._said(no)
         length = int(request.headers["Content-Length"])
         self._requests, self._nbytes = self._requests + 1, self._nbytes + length
@@ -120,6 +124,13 @@ class Route:
         if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
             request.transport.write(CONTINUE)
         return await request.read()
+
+    def _tell(self, no: Refusal) -> None:
+        """Who posts too much is for the log, now and then."""
+        now_s = self._clock.monotonic_s()
+        if no.status == 429 and now_s - self._told_s >= TOLD_EVERY_S:
+            self._told_s = now_s
+            log.warning("%s: %s", self._source.stream, no.text)
 
     def _said(self, no: Refusal) -> web.Response:
         return self._response(no.status, no.text.encode(), no.headers)

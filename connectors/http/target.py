@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from connectors.backoff import Backoff
 from connectors.http import PollSource
 from connectors.http.client import Client, Page
@@ -31,27 +33,41 @@ class Refused(BadData):
         self.page = page
 
 
+class Position(msgspec.Struct, frozen=True):
+    """What a URL has given, all of it: where it goes on."""
+
+    url: str
+    since: str | None  # the parameter
+    newest_ns: int
+    digest: str  # of the body, if it was one page
+    validators: dict[str, str]
+
+
 @dataclass(slots=True)
 class _Known:
-    """What was fetched last. It lasts as long as the process, as do the readings that are not acknowledged."""
+    """What was fetched last, acknowledged or not."""
 
     validators: dict[str, str] = field(default_factory=dict)
-    digest: bytes = b""  # of the body
+    digest: str = ""  # of the body
     newest_ns: int = 0
     last: Body | None = None  # of a URL whose readings have no time of their own
 
 
 class Target:
-    """See the module. `give(decoded)` takes readings; `fail(key, reason)` says that a poll gave none."""
+    """See the module. `give(decoded)` takes readings; `fail(key, reason)` says that a poll gave none; `reached(position)` that
+    all is given up to there.
+    """
 
     def __init__(
         self, source: PollSource[Any], key: str | None, url: str, codec: Codec, clock: Clock, *,
         give: Callable[[Decoded], None], fail: Callable[[str | None, str], None], room: Callable[[], bool],
         missed: Callable[[int], None], latest: Callable[[], int], changed: Callable[[], None],
+        reached: Callable[[Position], None],
     ) -> None:  # fmt: skip
         self._source, self._key, self.url, self._codec, self._clock = source, key, url, codec, clock
         self._give, self._fail, self._room, self._missed = give, fail, room, missed
-        self._latest, self._changed = latest, changed
+        self._latest, self._changed, self._reached = latest, changed, reached
+        self._at = self._position(_Known())
         self._every_s, self._timeout_s = duration_s(source.every), duration_s(source.timeout)
         spread = random.Random(f"{key}/{url}").random()  # noqa: S311 - spreads load, guards nothing
         self._phase_s = duration_s(source.offset) + spread * duration_s(source.jitter)
@@ -61,6 +77,15 @@ class Target:
         self._failing = ""
         self.up = False
         self.error: Exception | None = None  # why it is not up
+
+    def resume(self, at: Position) -> None:
+        """Go on from there, unless it is of another URL or another parameter."""
+        if (at.url, at.since) == (self.url, self._source.since):
+            self._at = at
+            self._known = _Known(at.validators, at.digest, at.newest_ns)
+
+    def _position(self, known: _Known) -> Position:
+        return Position(self.url, self._source.since, known.newest_ns, known.digest, dict(known.validators))
 
     async def run(self, client: Client) -> None:
         """Poll until cancelled."""
@@ -123,6 +148,8 @@ class Target:
             if not self._room():
                 return
             page = await client.get(url, headers if number == 0 else {}, self._timeout_s)
+            if not self._room():  # others were quicker: a full buffer would drop what nobody has
+                return
             if page.status == 304 and number == 0:
                 self._same()
                 return
@@ -134,9 +161,11 @@ class Target:
                 break
             url = following
             await asyncio.sleep(0)
-        self._known.newest_ns = max(
-            self._known.newest_ns, newest_ns
-        )  # not before all is here: pages may begin with the newest
+        known = self._known
+        known.newest_ns = max(known.newest_ns, newest_ns)  # not before all is here: pages may begin with the newest
+        if (at := self._position(known)) != self._at and self._source.keeps_positions:
+            self._at = at
+            self._reached(at)
 
     def _first_url(self) -> str:
         since, newest_ns = self._source.since, self._known.newest_ns
@@ -147,12 +176,12 @@ class Target:
     def _take(self, page: Page, *, alone: bool) -> int:
         """The newest time of the readings of a page. If it is the only one, the next poll asks whether it has changed."""
         known = self._known
-        digest = hashlib.sha256(page.content).digest()
+        digest = hashlib.sha256(page.content).hexdigest()
         known.validators = _validators(page) if alone and self._source.since is None else {}
         if alone and digest == known.digest:
             self._same()
             return 0
-        known.digest = digest if alone else b""
+        known.digest = digest if alone else ""
         body = Body(page.content, f"GET {page.url}", self._clock.now_ns(), self._key)
         known.last = body if alone and self._source.time is None else None
         return self._decode(body)

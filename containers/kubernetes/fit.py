@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator
 
 from connectors.replay import FolderSource, ReplaySource
 from containers.desired import readable
 from containers.profiles import INTERNAL
-from containers.site import GATEWAY, SiteFile
+from containers.site import GATEWAY, SiteFile, listen_of
 from pipelines.errors import ConfigError
 from pipelines.plan import Plan
 
@@ -79,14 +80,15 @@ def _of_machines(site: SiteFile) -> Iterator[str]:
             f"{site.path}: services.control.options.off_switch = {switch!r} is a folder of one machine, and a pod may run on "
             "any: leave it out; 'pipeline device off' switches off as well"
         )
-    control = site.site.services.control
-    if listen := control.listen or control.options.get("listen"):
+    if listen := site.site.services.control.options.get("listen"):
         yield (
-            f"{site.path}: control's listen = {listen!r}: no pod takes commands over HTTP: leave it out; 'pipeline device send' "
-            "hands them to Kafka"
+            f"{site.path}: services.control.options.listen = {listen!r}: nobody would find the pod: write it as "
+            "services.control.listen, and a Service control leads there"
         )
-    if listen := site.site.services.collect.listen:
-        yield (
-            f"{site.path}: services.collect.listen = {listen!r}: a pod has no port of a machine: leave it out; the Service "
-            "collect listens in the cluster, and an Ingress or load balancer of yours leads there"
-        )
+    for service in ("collect", "control"):
+        listen = getattr(site.site.services, service).listen
+        if listen and not ipaddress.ip_address(listen_of(listen)[0]).is_unspecified:
+            yield (
+                f"{site.path}: services.{service}.listen = {listen!r}: a pod has no address of a machine: write "
+                f"'0.0.0.0:{listen_of(listen)[1]}', the port of the Service {service} in the cluster"
+            )

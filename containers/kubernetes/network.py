@@ -57,26 +57,39 @@ def policy(scope: Scope, d: Desired, plan: Plan) -> Object:
     spec = {
         "podSelector": {"matchLabels": scope.selector(d.service)},
         "policyTypes": ["Ingress", "Egress"],
-        "ingress": [{"ports": [_tcp(METRICS_PORT)], "from": [{"namespaceSelector": {}}]}, *_posted(d, plan)],
+        "ingress": [{"ports": [_tcp(METRICS_PORT)], "from": [{"namespaceSelector": {}}]}, *_open(listens(d, plan))],
         "egress": [dns, *(_way(e, d.hosts) for e in ways)],
     }
     return scope.made(API, "NetworkPolicy", d.service, d.service, spec=spec)
 
 
-def service(scope: Scope, plan: Plan) -> Object:
-    """Where readings are posted, for pods and for an Ingress or load balancer in front of it."""
-    ports = [{"name": f"http-{port}", "port": port, "targetPort": port} for port in _ports(plan)]
-    return scope.made("v1", "Service", COLLECT, COLLECT, spec={"selector": scope.selector(COLLECT), "ports": ports})
+def listens(d: Desired, plan: Plan) -> dict[int, int]:
+    """The ports on which a service is spoken to over HTTP, each by that of its Service in front of it.
+
+    `collect` always has them, for a cluster has ways of its own that lead there; `listen` only says another number.
+    """
+    if d.port is not None:
+        return {d.port.outside: d.port.inside}
+    ports = {source.address[1] for source in pushed(plan).values()} if d.service == COLLECT else ()
+    return {port: port for port in sorted(ports)}
 
 
-def _posted(d: Desired, plan: Plan) -> list[dict[str, Any]]:
-    """Whoever has a token may post, from anywhere."""
-    ports = _ports(plan) if d.service == COLLECT else []
-    return [{"ports": [_tcp(port) for port in ports]}] if ports else []
+def service(scope: Scope, d: Desired, ports: Mapping[int, int]) -> Object:
+    """Where a service is reached, by pods and by an Ingress or load balancer in front of it: in the cluster alone (ClusterIP)."""
+    named = [{"name": port_name(inside), "port": port, "targetPort": inside} for port, inside in ports.items()]
+    return scope.made(
+        "v1", "Service", d.service, d.service, spec={"selector": scope.selector(d.service), "ports": named}
+    )
 
 
-def _ports(plan: Plan) -> list[int]:
-    return sorted({source.address[1] for source in pushed(plan).values()})
+def port_name(port: int) -> str:
+    """What a pod's port is called."""
+    return f"http-{port}"
+
+
+def _open(ports: Mapping[int, int]) -> list[dict[str, Any]]:
+    """Whoever has a token may come, from anywhere: where an Ingress comes from is not known here."""
+    return [{"ports": [_tcp(inside) for inside in ports.values()]}] if ports else []
 
 
 def endpoints(role: str, d: Desired, plan: Plan) -> list[Endpoint]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from containers import images as image_names
 from containers import names
-from containers.desired import desired, pushed
+from containers.desired import desired
 from containers.kubernetes import fit, network, scaling, storage, workload
 from containers.kubernetes.scope import Object, Scope
 from containers.site import SiteFile
@@ -56,9 +56,9 @@ def _service(scope: Scope, d: Desired, plan: Plan, image: str) -> Iterator[Objec
     yield storage.config_map(scope, d)
     if d.profile.keeps:
         yield storage.claim(scope, d)
-    if d.service == network.COLLECT and pushed(plan):
-        yield network.service(scope, plan)
-    yield workload.deployment(scope, d, image)
+    if listens := network.listens(d, plan):
+        yield network.service(scope, d, listens)
+    yield workload.deployment(scope, d, image, tuple(listens.values()))
     if d.service == workload.SCALES:
         yield scaling.autoscaler(scope, d)
         yield scaling.disruption_budget(scope, d)

@@ -6,10 +6,12 @@ Three things have no word there and are the kubelet's: the limit of processes (p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from containers import names
 from containers.kubernetes import storage
+from containers.kubernetes.network import port_name
 from containers.kubernetes.scope import Object, Scope
 from containers.profiles import HEALTH_PATH, METRICS_PORT, SECOND_NS
 from containers.wanted import Desired
@@ -18,13 +20,15 @@ METRICS_PATH = "/metrics"
 SCALES = "process"  # the one service that may have several pods: Kafka shares the partitions out among them
 
 
-def deployment(scope: Scope, d: Desired, image: str) -> Object:
-    """A service's pods. The old ones end before new ones start, as with Docker: two versions side by side would each find the
-    state, the session or the spool of the other. How many there are of `process` is the autoscaler's to say.
+def deployment(scope: Scope, d: Desired, image: str, listens: Sequence[int] = ()) -> Object:
+    """A service's pods, which listen on those ports besides that of the metrics.
+
+    The old ones end before new ones start, as with Docker: two versions side by side would each find the state, the session or
+    the spool of the other. How many there are of `process` is the autoscaler's to say.
     """
     template = {
         "metadata": {"labels": scope.selector(d.service), "annotations": _annotations(d)},
-        "spec": pod(d, image),
+        "spec": pod(d, image, listens),
     }
     spec: dict[str, Any] = {} if d.service == SCALES else {"replicas": 1}
     spec |= {
@@ -35,7 +39,7 @@ def deployment(scope: Scope, d: Desired, image: str) -> Object:
     return scope.made("apps/v1", "Deployment", d.service, d.service, spec=spec)
 
 
-def pod(d: Desired, image: str) -> dict[str, Any]:
+def pod(d: Desired, image: str, listens: Sequence[int] = ()) -> dict[str, Any]:
     """The specification of a service's pods."""
     config = d.container(1, "").config
     host = config["HostConfig"]
@@ -49,7 +53,10 @@ def pod(d: Desired, image: str) -> dict[str, Any]:
             {
                 "name": d.service,
                 "image": image,
-                "ports": [{"name": "metrics", "containerPort": METRICS_PORT}],
+                "ports": [
+                    {"name": "metrics", "containerPort": METRICS_PORT},
+                    *({"name": port_name(port), "containerPort": port} for port in listens),
+                ],
                 "resources": {"limits": _limits(host)},
                 "securityContext": _confined(host),
                 **_probes(config["Healthcheck"]),

@@ -24,16 +24,16 @@ TOPICS = {
     "raw": "hall1.reading", "result": "hall1.tiny.second", "state": "hall1.tiny.state", "dead": "hall1.dead",
     "commands": "hall1.control.cmd", "acks": "hall1.control.ack",
     "desired": "hall1.twin.desired", "reported": "hall1.twin.reported", "hints": "hall1.fw.desired", "updates": "hall1.fw.status",
-    "audit": "hall1.audit", "updates' audit": "hall1.fw.audit",
+    "audit": "hall1.audit", "updates' audit": "hall1.fw.audit", "positions": "hall1.collect.position",
     "another site's": "hall2.reading",
 }  # fmt: skip
 MAY_READ = {
-    "collect": {"raw"}, "process": {"raw", "state"}, "upload": {"result"},
+    "collect": {"raw", "positions"}, "process": {"raw", "state"}, "upload": {"result"},
     "control": {"result", "commands", "acks", "desired", "reported"},
     "firmware": {"hints", "updates"},
 }  # fmt: skip
 MAY_WRITE = {
-    "collect": {"raw", "dead"}, "process": {"result", "state", "dead"}, "upload": {"dead"},
+    "collect": {"raw", "positions", "dead"}, "process": {"result", "state", "dead"}, "upload": {"dead"},
     "control": {"commands", "acks", "desired", "reported", "audit", "dead"}, "firmware": {"updates", "updates' audit", "dead"},
 }  # fmt: skip
 GROUPS = {
@@ -43,6 +43,15 @@ TRANSACTIONS = {"hall1.tiny.0": "process", "hall1.tiny.3": "process", "hall1.con
     "hall1.firmware": "firmware", "hall2.tiny.0": None,
 }  # fmt: skip
 FIRMWARE = '[firmware]\nrepository = "https://fw"\nmqtt = "mqtt://edge"\n'
+
+
+POLLED = """
+from connectors import http
+class Level(Schema):
+    tank = Key[str]()
+    m = Col[float]()
+tiny.read(http.poll(Level, url="http://tanks/"))
+"""
 
 
 def shown(plan: Plan, service: str) -> set[str]:
@@ -65,6 +74,14 @@ def test_rights_follow_from_the_plan(tmp_path: Path) -> None:
         *(f"{may} topic hall1.twin.{side}" for may in ("read", "write") for side in ("desired", "reported")),
         "read group hall1.control.alarms", "write transactional id hall1.control",
     }  # fmt: skip
+
+
+def test_who_polls_has_a_record_of_how_far_it_came(tmp_path: Path) -> None:
+    _, plan = site_of(tmp_path, more=POLLED)
+    rights = {"read topic hall1.collect.position", "write topic hall1.collect.position"}
+    assert rights <= shown(plan, "collect")
+    for other in ("process", "upload", "control", "firmware"):
+        assert not any("position" in right for right in shown(plan, other)), other
 
 
 def test_an_exchange_is_written_and_read_by_process_and_a_foreign_topic_read_by_it_alone(tmp_path: Path) -> None:
@@ -104,7 +121,7 @@ def test_a_wish_for_births_is_written_by_collect_and_read_by_control_where_there
 
 def granted(fleet: Fleet, folder: Path, name: str = "hall1") -> tuple[int, int]:
     folder.mkdir(exist_ok=True)
-    site, plan = site_of(folder, site_toml(fleet, name) + FIRMWARE)
+    site, plan = site_of(folder, site_toml(fleet, name) + FIRMWARE, more=POLLED)
     return bus.grant(site, plan, [p.service for p in services_at(site, plan)], SystemClock(), revoke=True)
 
 
@@ -189,7 +206,7 @@ async def test_granting_again_changes_nothing_and_what_is_too_much_is_taken_away
     me = principal("hall1-collect")
     too_much = kafka.Acl(me, "write", "topic", topics.commands("hall1"))
     others = kafka.Acl(principal("somebody"), "write", "topic", topics.commands("hall1"))
-    _, plan = site_of(tmp_path)
+    _, plan = site_of(tmp_path, more=POLLED)
     wanted = [*acls(plan, "hall1", "collect"), too_much]
     assert await kafka.set_acls(fleet.kafka.bootstrap, wanted, [me], revoke=False) == ({too_much}, set())
     await kafka.set_acls(fleet.kafka.bootstrap, [others], [others.principal], revoke=True)

@@ -22,6 +22,7 @@ from connectors.http import PushSource, admission, door, route
 from connectors.http.codec import BODY_BYTES_MAX
 from connectors.http.listener import PushReader
 from connectors.secrets import secret
+from pipelines import metrics
 from pipelines.errors import ConfigError, NotConnected
 from tests.bed import until
 from tests.bed.certificate import self_signed
@@ -191,6 +192,39 @@ async def test_when_it_is_full_it_says_when_to_come_again(
     assert (await post(client, f"{server.url}/r/a", b'{"rms": 3}'))[0] == 200
     monkeypatch.setattr(admission, "BYTES_MAX", 5)
     assert (await post(client, f"{server.url}/r/a", b'{"rms": 4}'))[0] == 503
+
+
+async def test_a_mad_device_waits_and_others_do_not(
+    tmp_path: Path, client: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The mad one posts as fast as it can; all that it is answered with 200 is there, and the others never notice."""
+    refused = metrics.collect_http_answers.labels("s", "vibration", "429")._value
+    before = refused.get()
+    async with serving(push_source(tmp_path, device_rate="10/2s"), tmp_path) as server:
+        answers = [await post(client, f"{server.url}/r/mad", b'{"rms": 1}') for _ in range(30)]
+        quiet = [(await post(client, f"{server.url}/r/quiet", b'{"rms": 2}'))[0] for _ in range(10)]
+        late = [a for a in answers if a[0] == 429]
+        assert quiet == [200] * 10
+        assert {a[0] for a in answers[10:]} <= {200, 429}
+        assert len(late) > 10
+        assert late[0][1] == "device 'mad' posts too much: send it again in 1 s"
+        assert late[0][2]["Retry-After"] == "1"
+        assert (server.keys.count("mad"), refused.get() - before) == (30 - len(late), len(late))
+        await asyncio.sleep(1)
+        assert (await post(client, f"{server.url}/r/mad", b'{"rms": 1}'))[0] == 200
+        await post(client, f"{server.url}/r/mad", b'{"rms": 1}' + b" " * 100_000)  # counts as 25
+        status, _, headers = await post(client, f"{server.url}/r/mad", b'{"rms": 1}')
+        assert (status, int(headers["Retry-After"]) > 3) == (429, True)
+    assert caplog.text.count("vibration: device 'mad' posts too much") == 1
+
+
+async def test_a_token_has_a_rate_of_its_own(tmp_path: Path, client: aiohttp.ClientSession) -> None:
+    async with serving(push_source(tmp_path, "/r", token_rate="3/1h"), tmp_path) as server:
+        first = [await post(client, f"{server.url}/r", b'{"device": "a", "rms": 1}') for _ in range(4)]
+        assert [a[0] for a in first] == [200, 200, 200, 429]
+        assert first[3][1] == "token 1 posts too much: send it again in 1200 s"
+        other = {"Authorization": f"Bearer {OTHER}", **JSON}
+        assert (await post(client, f"{server.url}/r", b'{"device": "a", "rms": 1}', other))[0] == 200
 
 
 async def test_who_may_post(tmp_path: Path, client: aiohttp.ClientSession) -> None:

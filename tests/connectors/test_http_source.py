@@ -58,6 +58,12 @@ PUSHES: list[tuple[dict[str, Any], str]] = [
     ({"listen": "0.0.0.0"}, "http push listen='0.0.0.0': write an IP address and a port, such as '0.0.0.0:9470'"),
     ({"listen": "0.0.0.0:0"}, "http push listen='0.0.0.0:0'"),
     ({"listen": "host:1"}, "http push listen='host:1'"),
+    ({"device_rate": "10"}, "http push device_rate: rate '10': write how many in what time, such as '6/1m'"),
+    ({"device_rate": "0/1s"}, "http push device_rate='0/1s': write 1 to 1000000 in at most an hour, such as '1000/10s'"),
+    ({"token_rate": "1/2h"}, "http push token_rate='1/2h': write 1 to 1000000 in at most an hour"),
+    ({"token_rate": "1/0s"}, "http push token_rate='1/0s'"),
+    ({"device_rate": "6/1m", "path": "/r"}, r"http push device_rate='6/1m': the path '/r' does not say which device posts: "
+     r"write \{device\} into it, or token_rate="),
     ({"path": "/{device}", "key": "id"}, r"http push key='id': the key stands in the path '/\{device\}' already"),
     ({"conditions": [swinging_door(Vibration.rms, deviation=1)]}, "a swinging door holds a reading back .* use a dead-band"),
 ]  # fmt: skip

@@ -162,8 +162,11 @@ def test_a_cluster_has_a_service_instead(tmp_path: Path) -> None:
     assert service["spec"]["selector"] == policy["podSelector"]["matchLabels"]
     assert policy["ingress"][1:] == [{"ports": [{"protocol": "TCP", "port": 9470}]}]
     assert all(len(of_kind(made, "NetworkPolicy")[s]["spec"]["ingress"]) == 1 for s in ("process", "upload", "control"))
-    with pytest.raises(ConfigError, match=r"services.collect.listen = '0.0.0.0:8443': a pod has no port of a machine"):
-        rendered(tmp_path, CLUSTER + LISTEN + TOKENS, more=push())
+    of_a_machine = LISTEN.replace("0.0.0.0", "10.1.1.1")
+    with pytest.raises(
+        ConfigError, match=r"listen = '10.1.1.1:8443': a pod has no address of a machine: write '0.0.0.0:8443'"
+    ):
+        rendered(tmp_path, CLUSTER + of_a_machine + TOKENS, more=push())
 
 
 def test_a_cluster_lets_collect_reach_what_it_polls(tmp_path: Path) -> None:

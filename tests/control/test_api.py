@@ -17,7 +17,7 @@ import pytest
 from nacl.signing import SigningKey
 
 from connectors.control import api, audit
-from connectors.control.api_admission import BURST_MAX, Allowance, Tokens
+from connectors.control.api_admission import BURST_MAX, Tokens
 from connectors.control.commands import COMMAND_BYTES_MAX, Command
 from connectors.control.signing import signed
 from containers.embedded import EmbeddedKafka
@@ -245,11 +245,7 @@ def test_tokens_that_cannot_be_used(text: str, why: str) -> None:
         Tokens(text)
 
 
-def test_allowances() -> None:
-    allowance = Allowance(2.0, 3)
-    assert [allowance.wait_s(0.0) for _ in range(4)] == [0, 0, 0, 1]
-    assert [allowance.wait_s(0.5) for _ in range(2)] == [0, 1]
-    assert [allowance.wait_s(1000.0) for _ in range(4)] == [0, 0, 0, 1]
+def test_strangers_wait_for_each_other_only() -> None:
     tokens = Tokens(TOKEN)
     strangers = [tokens.admit("Bearer " + "guess" * 5, 0.0)[0] for _ in range(BURST_MAX + 1)]
     assert strangers == [401] * BURST_MAX + [429]

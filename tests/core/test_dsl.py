@@ -198,6 +198,7 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
     (lambda: computed(Expr("&", Reading.x, 4)), r"Wrong: \(Reading.x & 4\) cannot be computed"),
     (lambda: computed(if_else(Reading.x > 0, 1j, 2j)), r"is of type complex128; a column is float64, float32, int64, bool or"),
     (lambda: computed(Reading.k + 2**70), r"Wrong: .* cannot be computed|is of type object"),
+    (lambda: Pipeline("collect"), r"a pipeline cannot be called 'collect': topics of the service have that name"),
     (lambda: Pipeline("control"), r"a pipeline cannot be called 'control'"),
     (lambda: Pipeline("p").read(Feed(Reading, "dead")), r"a stream cannot be called 'dead'.*give it another stream="),
     (lambda: tumbling("99999w", late="0s"), r"neither may be longer than ten years"),

@@ -113,7 +113,12 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         (
             "[hosts]",
             "[services.control]\nlisten = '127.0.0.1:9471'\nsecrets.api_tokens = 'env:PATH'\n[hosts]",
-            r"site.toml: control's listen = '127.0.0.1:9471': no pod takes commands over HTTP: leave it out;",
+            r"site.toml: services.control.listen = '127.0.0.1:9471': a pod has no address of a machine: write '0.0.0.0:9471'",
+        ),
+        (
+            "[hosts]",
+            "[services.control]\noptions.listen = '0.0.0.0:9471'\nsecrets.api_tokens = 'env:PATH'\n[hosts]",
+            r"services.control.options.listen = '0.0.0.0:9471': nobody would find the pod: write it as services.control.listen",
         ),
         ("hall1", "hall_1", r"'sitestream-hall_1' cannot be the name of a namespace: give another with --namespace"),
     ],
