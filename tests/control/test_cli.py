@@ -130,7 +130,7 @@ SEND = ("send", "p1", "stop", "--key", "me.key")
         ((*SEND[:3], "=1", *SEND[3:]), 1, "argument '=1': write name=value"),
         ((*SEND, "--expires", "soon"), 1, "'soon' is not a duration"),
         ((*SEND, "--expires", "0s"), 1, "expires_at_ns: after issued_at_ns"),
-        (("send", "a/b", *SEND[2:]), 1, "device: 1 to 256 characters, none of / + #"),
+        (("send", "a/b/c", *SEND[2:]), 1, "device: 1 to 256 characters, none of / + #"),
         (("send", "p1", "Stop!", *SEND[3:]), 1, "verb: lower-case letters, digits and _"),
         (("send", "p1"), 64, "Missing argument 'VERB'"),
         (("send", "p1", "stop"), 64, "Missing option '--key'"),
