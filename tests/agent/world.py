@@ -260,7 +260,7 @@ class World:
 
     def _service(self, service: str, number: int) -> Desired:
         tag, image = self.tag(service, number), self.image(service, number)
-        settings = Settings(site=self.site, brokers="kafka:9092", pipeline="tiny.py")
+        settings = Settings(site=self.site, brokers="kafka:9092", pipeline="tiny.py", options={"b": "1", "a": "2"})
         secret = File("secrets/key", f"secret of {number}".encode(), 0o400, 65532)
         return Desired(
             {**PROFILES, "broker": BROKER}[service], (tag,), (image,), (), settings, (secret,),
