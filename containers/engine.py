@@ -126,6 +126,11 @@ class Engine:
         except docker.errors.APIError:  # it does not run, or has just ended
             return c.Done(False)
 
+    def attached(self, name: str, words: Sequence[str]) -> Any:
+        """The line to stdin, stdout and stderr of a program that it starts in a container, see `attached.Attached`."""
+        with self._explained(f"run a program in {name}"):
+            return self._api.exec_start(self._api.exec_create(name, list(words), stdin=True)["Id"], socket=True)
+
     def logs(self, name: str, lines: int, *, since_s: int | None = None) -> str:
         """The last lines that a container wrote."""
         with self._explained(f"read the logs of {name}"):

@@ -98,19 +98,8 @@ def of(
     every = {image.tag: image for image in images}
     sealed = tuple(_sealed(d, public) for d in wanted)
     return Document(
-        site,
-        what,
-        by,
-        at,
-        rules,
-        every,
-        sealed,
-        grants,
-        rollout=rollout,
-        rights=rights,
-        settles=settles,
-        agent=tuple(agent),
-    )
+        site, what, by, at, rules, every, sealed, grants, rollout=rollout, rights=rights, settles=settles, agent=tuple(agent),
+    )  # fmt: skip
 
 
 def encode(document: Document) -> bytes:
