@@ -16,6 +16,7 @@ from pipelines.plan import SOURCES, Plan, foreign, keeps_positions
 from pipelines.runtime.kafka import Acl
 
 ADMIN = "admin"  # makes topics and ACLs; must be among the broker's super.users
+OPERATOR = "operator"  # people at a site's own broker, which has no other super user than itself
 
 
 def bearer(site: str, service: str) -> str:
@@ -32,6 +33,17 @@ def acls(plan: Plan, site: str, service: str) -> set[Acl]:
     always = [Acl(who, "describe", "topic", f"{site}.", prefixed=True), Acl(who, "write", "topic", topics.dead(site))]
     always += [Acl(who, "describe", "topic", source.topic) for source in _foreign(plan)]
     return {*always, *rights(plan, site, who)}
+
+
+def of_operator(plan: Plan, site: str) -> set[Acl]:
+    """What people's tools may do: read how devices are, hand in commands, which control judges, and say that there is a plan."""
+    who = principal(bearer(site, OPERATOR))
+    streams = [topics.stream(site, name) for name, source in plan.sources.items() if not foreign(source)]
+    of_devices = [topics.acks, topics.audit, topics.twin_desired, topics.twin_reported]
+    of_devices += [topics.firmware_status, topics.firmware_audit]
+    reads = [Acl(who, "read", "topic", name) for name in (*streams, *(topic(site) for topic in of_devices))]
+    writes = [Acl(who, "write", "topic", topic(site)) for topic in (topics.commands, topics.firmware_desired)]
+    return {Acl(who, "describe", "topic", f"{site}.", prefixed=True), *reads, *writes}
 
 
 def _foreign(plan: Plan) -> list[Any]:

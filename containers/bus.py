@@ -13,7 +13,7 @@ import msgspec
 
 from connectors import firmware
 from connectors.control.bridge import topics_of
-from containers.acls import ADMIN, acls, bearer
+from containers.acls import ADMIN, OPERATOR, acls, bearer, of_operator
 from containers.certs import Authority, Issued, principal
 from containers.commands import File
 from containers.profiles import BROKER, FIRMWARE, PROFILES, SECRETS_FOLDER, UID
@@ -29,6 +29,7 @@ from pipelines.units import size_bytes
 
 T = TypeVar("T")
 BROKER_HOSTS = (OWN_BROKER.partition(":")[0], "localhost")  # for the services, and for the broker itself
+NewLoop = Callable[[], asyncio.AbstractEventLoop]
 Files = Mapping[str, tuple[File, ...]]  # by service; none if its certificate is due to be issued
 
 
@@ -66,12 +67,18 @@ def _files(ca: bytes, issued: Issued, uid: int) -> tuple[File, ...]:
 
 
 def request(site: SiteFile, plan: Plan, services: Iterable[str], *, revoke: bool) -> Request:
-    """The topics of a site and the rights of its services; with `revoke` what they have besides is taken away."""
-    s, named = site.site, tuple(services)
-    wanted = sorted({acl for service in named for acl in acls(plan, s.site, service)})
-    all_of_site = tuple(principal(bearer(s.site, service)) for service in (*PROFILES, FIRMWARE.service))
-    disk = size_bytes(s.kafka.disk) if s.own_broker else 0
-    return Request(topics_of_site(site, plan), tuple(wanted), all_of_site, revoke, disk)
+    """The topics of a site and the rights of its services, and of people at its own broker; with `revoke` what they have
+    besides is taken away.
+    """
+    s, bearers = site.site, [*PROFILES, FIRMWARE.service]
+    wanted = {acl for service in services for acl in acls(plan, s.site, service)}
+    disk = 0
+    if s.own_broker:
+        wanted |= of_operator(plan, s.site)
+        bearers.append(OPERATOR)
+        disk = size_bytes(s.kafka.disk)
+    all_of_site = tuple(principal(bearer(s.site, name)) for name in bearers)
+    return Request(topics_of_site(site, plan), tuple(sorted(wanted)), all_of_site, revoke, disk)
 
 
 def topics_of_site(site: SiteFile, plan: Plan) -> tuple[Topic, ...]:
@@ -140,9 +147,22 @@ def _held(site: SiteFile, rights: Iterable[str], clock: Clock, *, revoke: bool) 
 
 def as_admin(site: SiteFile, clock: Clock, work: Callable[[str], Coroutine[Any, Any, T]]) -> T:
     """Do `work` at a site's Kafka, whose address it is given, as the site's admin and from this machine."""
+    return _as(ADMIN, site, clock, site.site.kafka.admin or site.site.brokers, work)
+
+
+def as_operator(
+    site: SiteFile, clock: Clock, brokers: str, work: Callable[[str], Coroutine[Any, Any, T]], loop: NewLoop | None = None
+) -> T:  # fmt: skip
+    """Do `work` at a site's own broker as people may, see `acls.of_operator`; in a `loop` that knows a way there."""
+    return _as(OPERATOR, site, clock, brokers, work, loop)
+
+
+def _as(
+    who: str, site: SiteFile, clock: Clock, brokers: str, work: Callable[[str], Coroutine[Any, Any, T]],
+    loop: NewLoop | None = None,
+) -> T:  # fmt: skip
     s = site.site
-    brokers = s.kafka.admin or s.brokers
-    files = identity_files(site, [ADMIN], clock, renew=True).get(ADMIN, ())
+    files = identity_files(site, [who], clock, renew=True).get(who, ())
     with tempfile.TemporaryDirectory() as folder:  # 0700
         for file in files:
             assert isinstance(file.content, bytes)
@@ -150,7 +170,8 @@ def as_admin(site: SiteFile, clock: Clock, work: Callable[[str], Coroutine[Any, 
         me = Settings(site=s.site, brokers=brokers, pipeline="", secrets_dir=folder, kafka_security=s.security)
 
         def there() -> T:
-            identity.become(bearer(s.site, ADMIN), me)
-            return asyncio.run(work(brokers))
+            identity.become(bearer(s.site, who), me)
+            with asyncio.Runner(loop_factory=loop) as runner:
+                return runner.run(work(brokers))
 
         return contextvars.copy_context().run(there)

@@ -58,6 +58,7 @@ class Engine:
                 tls=config or False,
                 use_ssh_client=url.startswith("ssh:"),
             )
+        self._docker.api.trust_env = False  # REQUESTS_CA_BUNDLE would come before the engine's own authority
         self._api: Any = self._docker.api  # the calls that mirror the Engine API, many of them untyped
         self.fence: Callable[[], None] = lambda: None  # raises if the site may not be changed any more; see `hold`
 
@@ -125,6 +126,11 @@ class Engine:
             return c.Done(self._api.exec_inspect(job)["ExitCode"] == 0, *texts)
         except docker.errors.APIError:  # it does not run, or has just ended
             return c.Done(False)
+
+    def attached(self, name: str, words: Sequence[str]) -> Any:
+        """The line to stdin, stdout and stderr of a program that it starts in a container, see `attached.Attached`."""
+        with self._explained(f"run a program in {name}"):
+            return self._api.exec_start(self._api.exec_create(name, list(words), stdin=True)["Id"], socket=True)
 
     def logs(self, name: str, lines: int, *, since_s: int | None = None) -> str:
         """The last lines that a container wrote."""

@@ -78,7 +78,8 @@ class Desired:
     @property
     def config_files(self) -> tuple[File, ...]:
         """What is in that volume."""
-        return (File(SETTINGS_FILE, msgspec.json.format(msgspec.json.encode(self.settings))), *self.secrets)
+        settings = msgspec.json.encode(self.settings, order="deterministic")  # as it comes back from a document
+        return (File(SETTINGS_FILE, msgspec.json.format(settings)), *self.secrets)
 
     @property
     def settings_shown(self) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class Memory(msgspec.Struct, frozen=True):
     agent_tries: int = 0  # to have the agent that `newest` names take our place
     agent_why: str = ""  # it has not
     before: int = 0  # version that ran well until another took its place; 0: none is known
+    settled: int = 0  # version for which rights in the site's own broker were taken away that it does not need
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -87,9 +88,19 @@ def begun(known: Memory) -> Memory:
     """An attempt at the newest version begins: it counts until it ends in another way than by a crash."""
     tries = known.tries + 1
     if tries <= TRIES_MAX:
-        return msgspec.structs.replace(known, tries=tries)
+        return msgspec.structs.replace(known, tries=tries, settled=0)
     why = f"{TRIES_MAX} attempts were broken off, or ended without a verdict"
     return msgspec.structs.replace(known, tries=tries, failed=known.newest, why=why)
+
+
+def unsettled(known: Memory, version: int) -> bool:
+    """Whether the site is held to a version that runs well, and rights may be left that others needed: they may go now."""
+    return version == known.good != known.settled
+
+
+def settled(known: Memory) -> Memory:
+    """What the version that runs well does not need is taken away, until another is begun."""
+    return msgspec.structs.replace(known, settled=known.good)
 
 
 def ended(known: Memory, state: State, *, judged: bool, why: str, changed: bool = True) -> Memory:

@@ -75,6 +75,7 @@ class Document(msgspec.Struct, frozen=True):
     ] = ()  # tags of the image of the agent that is to run there and of those under it, lowest first
     renews: int = 0  # the release that it is again, for who goes back
     rights: str = ""  # that it needs in a Kafka which is not the site's own, as `grants.Request.word`; for the operator
+    settles: tuple[str, ...] = ()  # as `grants`, once it runs well: takes away what rights there are besides
 
     def wanted(self, private: str) -> tuple[Desired, ...]:
         """Its services, with their secrets opened by the site's private key. `ConfigError` if they are sealed for another."""
@@ -90,7 +91,7 @@ class _Head(msgspec.Struct, frozen=True):
 
 def of(
     site: str, what: str, by: str, at: str, rules: Rules, wanted: Sequence[Desired], images: Sequence[Image], public: str,
-    grants: tuple[str, ...] = (), *, rollout: str = "", rights: str = "",
+    grants: tuple[str, ...] = (), *, settles: tuple[str, ...] = (), rollout: str = "", rights: str = "",
     agent: Sequence[str] = (),
 ) -> Document:  # fmt: skip
     """The document for a site whose sealing key is `public`. `images` are those of the services and those under them, with
@@ -98,8 +99,8 @@ def of(
     every = {image.tag: image for image in images}
     sealed = tuple(_sealed(d, public) for d in wanted)
     return Document(
-        site, what, by, at, rules, every, sealed, grants, rollout=rollout, rights=rights, agent=tuple(agent)
-    )
+        site, what, by, at, rules, every, sealed, grants, rollout=rollout, rights=rights, settles=settles, agent=tuple(agent),
+    )  # fmt: skip
 
 
 def renewed(old: Document, version: int, now: Document, by: str, at: str, rules: Rules, rollout: str) -> Document:

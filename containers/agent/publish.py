@@ -84,15 +84,15 @@ class Publisher:
         wanted = broker.everything(site, plan, base, identities, fetch=True)
         rights = bus.rights_of(site, plan, [p.service for p in services_at(site, plan)])
         self.settle(site, also=rights)
-        grants = self._granted(site, plan)
+        grants, settles = self._granted(site, plan)
         agent = agent_images(base, self.store) if site.site.agent.exchange else ()
         whole = [release.whole(image, base) for image in (*agent, *(image for d in wanted for image in d.images))]
         for image in whole:
             self._push(image)
         what, at = f"{plan.pipeline} {plan.fingerprint}", self._now().isoformat()
         made = document.of(
-            name, what, operator_name(), at, rules or rules_of(site), wanted, whole, sealing_key(key), grants, rollout=rollout,
-            rights=rights, agent=[image.tag for image in agent],
+            name, what, operator_name(), at, rules or rules_of(site), wanted, whole, sealing_key(key), grants, settles=settles,
+            rollout=rollout, rights=rights, agent=[image.tag for image in agent],
         )  # fmt: skip
         return self._published(site, made, lambda: self._granted(site, plan))
 
@@ -171,7 +171,7 @@ class Publisher:
         """Take away the rights in Kafka that neither what a site runs needs nor `also`; how many those were.
 
         Never before the site has reported, signed, that what was published last is what runs well: until then it may go back to
-        what ran before. Nothing is done for a site with a broker of its own.
+        what ran before. Of a site's own broker its agent takes them away.
         """
         before = self.standing(site.site.site)
         if before is None or not before.document.rights or not self._runs(site, before.version):
@@ -197,13 +197,16 @@ class Publisher:
             return "unknown"
         return "unknown" if not has else "stays" if has == tags[-1] else "is exchanged"
 
-    def _granted(self, site: SiteFile, plan: Plan) -> tuple[str, ...]:
-        """Topics and rights: of the site's own broker the agent makes them, with these words; of others we do, now."""
+    def _granted(self, site: SiteFile, plan: Plan) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Topics and rights: of the site's own broker the agent makes them, with the first words, and takes away with the second
+        what is too much; of others we make them, now.
+        """
         services = [p.service for p in services_at(site, plan)]
         if site.site.own_broker:
-            return broker.grant_words(bus.request(site, plan, services, revoke=False))
+            words = [broker.grant_words(bus.request(site, plan, services, revoke=revoke)) for revoke in (False, True)]
+            return words[0], words[1]
         bus.grant(site, plan, services, self.clock, revoke=False)
-        return ()
+        return (), ()
 
     def _push(self, image: Image) -> None:
         with _PUSHING:

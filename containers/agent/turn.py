@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+
+import msgspec
 
 from containers import history, names
 from containers.agent import decide, status
@@ -120,6 +122,9 @@ class Agent:
                 self._bring(hand, goal, document, wanted)
         elif goal.update:  # nothing differs, or we were stopped between the site's record and our own
             self._ended("done", judged=False, why="")
+        if document.settles and decide.unsettled(self.memory, goal.version):
+            with hand.alone(PURPOSE):
+                self._settle(document)
 
     def _bring(self, hand: Puller, goal: Aim, document: Document, wanted: tuple[Desired, ...]) -> None:
         hand.mend()
@@ -157,14 +162,25 @@ class Agent:
 
     def _grant(self, document: Document, container: str) -> None:
         """Have topics and rights made inside the site's own broker, if it has one."""
-        if not document.grants:
-            return
+        if document.grants:
+            self._asked(document.grants, container)
+
+    def _settle(self, document: Document) -> None:
+        """Have rights taken away that were of versions before, or of one that failed. Done again if it was broken off."""
+        _, removed = msgspec.json.decode(self._asked(document.settles), type=tuple[int, int])
+        self.remember(decide.settled(self.memory))
+        if removed:
+            self.report(f"Kafka: {removed} rights taken away")
+
+    def _asked(self, words: Sequence[str], container: str = "") -> str:
+        """What was said when the site's own broker, by default the present one, did as the document says."""
         at = container or self.engine.actual(self.site).current[BROKER.service].name
-        done = self.engine.execute(at, document.grants)
+        done = self.engine.execute(at, words)
         if not done.well:
             raise Unavailable(
                 f"topics and rights could not be made in {at}: {done.errors.strip() or 'it does not run'}"
             )
+        return done.output
 
     def prove(self) -> bool:
         """Do all that a turn does, but for changing the site, for which another agent answers: whether all of it went well."""

@@ -8,11 +8,10 @@ from typing import Any, TypeVar
 
 from connectors.firmware.life import Entry
 from connectors.firmware.status import SiteStatus, read
-from containers import bus
 from containers.fleet.parallel import each
+from containers.reach import at_kafka
 from containers.site import SiteFile
 from pipelines import topics
-from pipelines.clock import SystemClock
 from pipelines.errors import SitestreamError, Unavailable
 from pipelines.runtime import kafka
 
@@ -55,15 +54,5 @@ async def _tell(brokers: str, site: str, counter: int) -> None:
 def _each(
     sites: Sequence[SiteFile], work: Callable[[SiteFile], Callable[[str], Coroutine[Any, Any, T]]]
 ) -> dict[str, T | SitestreamError]:
-    found = each(sites, lambda s: _at(s, work(s)), timeout_s=ANSWER_S_MAX)
+    found = each(sites, lambda s: at_kafka(s, None, work(s)), timeout_s=ANSWER_S_MAX)
     return {s.site.site: got for s, got in zip(sites, found, strict=True)}
-
-
-def _at(site: SiteFile, work: Callable[[str], Coroutine[Any, Any, T]]) -> T:
-    """Work at a site's Kafka as its admin."""
-    if site.site.own_broker:
-        raise Unavailable(
-            f"{site.path}: nobody outside reaches the site's own broker (kafka.broker = 'container'), so it is not known how its "
-            "devices are, and none of them is given an update: use brokers of your own for sites with firmware campaigns"
-        )
-    return bus.as_admin(site, SystemClock(), work)

@@ -21,6 +21,8 @@ from containers.agent.decide import (
     ended,
     pause_s,
     recalled,
+    settled,
+    unsettled,
 )
 
 NOW_S, SOON_S, PAST_S = 1000.0, 2000.0, 500.0
@@ -128,3 +130,15 @@ def test_pauses_grow_to_a_limit_and_are_never_in_step(usual_s: float, failures: 
     if not failures:
         assert wait_s <= usual_s * (1 + JITTER)
     assert wait_s != pause_s(usual_s, failures, random.Random(seed + 1))
+
+
+def test_rights_are_settled_once_for_a_version_that_runs_well_and_again_after_another_was_begun() -> None:
+    known = ended(begun(Memory(newest=5, expires_s=SOON_S)), "done", judged=False, why="")
+    assert unsettled(known, 5)
+    known = settled(known)
+    assert not unsettled(known, 5)
+    known = begun(believed(known, 6, SOON_S, ""))
+    assert not unsettled(known, 6), "the site may go back to 5"
+    failed = ended(known, "rolled back", judged=True, why="ill")
+    assert unsettled(failed, 5), "6 was given its rights"
+    assert not unsettled(Memory(), 0)

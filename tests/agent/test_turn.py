@@ -401,11 +401,74 @@ def test_topics_and_rights_are_made_inside_the_sites_own_broker_before_others_ne
         "StartContainer(name='sitestream-hall1-process-r1')",
     ]
     world.publish(2)
-    world.engine.grants_work = False
+    world.engine.stuck = "make"
     assert not world.agent.turn()
     assert world.engine.running == world.expected(1)
     assert "topics and rights could not be made in sitestream-hall1-broker-r2: no leader" in report_of(world).trouble
     assert world.agent.memory.failed == 0, "that may pass"
-    world.engine.grants_work = True
+    world.engine.stuck = "nothing"
     assert world.agent.turn(), world.said
     assert world.engine.running == world.expected(2)
+    assert not [t for t in world.effects.told if "settle" in t], "an operator of before did not say how"
+
+
+@pytest.fixture
+def owner(fast_disk: None, tmp_path: Path) -> World:
+    """A site with a broker of its own at which release 1 runs, whose rights are settled."""
+    world = World(tmp_path / "world", services=("broker", "process"), grants=("grant",))
+    world.publish(1, settles=("settle", "1"))
+    world.agent.start()
+    assert world.agent.turn(), world.said
+    assert rights_of(world) == ["grant in broker-r1", "settle 1 in broker-r1"]
+    assert "Kafka: 2 rights taken away" in world.said
+    return world
+
+
+def rights_of(world: World) -> list[str]:
+    """What was made of rights since the last question, and where."""
+    told = [t.removeprefix("execute ") for t in world.effects.told if t.startswith("execute")]
+    world.effects.told.clear()
+    return [t.replace("sitestream-hall1-", "") for t in told]
+
+
+def test_rights_are_taken_away_once_a_release_has_stayed_well_and_never_before(owner: World) -> None:
+    owner.publish(2, settles=("settle", "2"))
+    assert owner.agent.turn(), owner.said
+    last = [t for t in owner.effects.told if t.startswith(("CreateVolume", "execute"))]
+    record = next(i for i, t in enumerate(last) if "revision-2" in t)
+    assert [i > record for i, t in enumerate(last) if "settle" in t] == [True]
+    assert rights_of(owner) == ["grant in broker-r2", "settle 2 in broker-r2"]
+    assert owner.agent.turn(), owner.said
+    owner.agent = owner.born()
+    owner.agent.start()
+    assert owner.agent.turn(), owner.said
+    assert rights_of(owner) == [], "that was done"
+
+
+def test_a_release_that_failed_loses_its_rights_and_takes_none_from_the_one_before(owner: World) -> None:
+    owner.publish(2, settles=("settle", "2"))
+    owner.engine.mortal = {owner.tag("process", 2): 1.0}  # within the soak
+    assert not owner.agent.turn()
+    assert owner.agent.memory.failed == 2
+    assert rights_of(owner) == ["grant in broker-r2"]
+    assert owner.agent.turn(), owner.said
+    assert rights_of(owner) == ["settle 1 in broker-r1"]
+    assert owner.agent.turn(), owner.said
+    assert rights_of(owner) == []
+
+
+def test_rights_that_could_not_be_taken_away_are_so_later_whoever_is_killed(owner: World) -> None:
+    owner.publish(2, settles=("settle", "2"))
+    owner.engine.stuck = "settle"
+    assert not owner.agent.turn()
+    owner.engine.stuck = "nothing"
+    assert "topics and rights could not be made in sitestream-hall1-broker-r2: no leader" in report_of(owner).trouble
+    assert owner.agent.memory.good == 2, "it runs well all the same"
+    rights_of(owner)
+    assert owner.killed(after="settle 2")
+    assert owner.agent.memory.settled == 0
+    rights_of(owner)
+    owner.agent = owner.born()
+    owner.agent.start()
+    assert rights_of(owner) == ["settle 2 in broker-r2"]
+    assert owner.agent.memory.settled == 2

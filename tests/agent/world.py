@@ -90,7 +90,7 @@ class SimEngine:
     started_s: dict[str, float] = field(default_factory=dict)
     down: Callable[[Command | None], bool] = lambda _: False
     fence: Callable[[], None] = lambda: None
-    grants_work: bool = True
+    stuck: str = "nothing"  # what the site's own broker does not do
 
     def _up(self, command: Command | None = None) -> None:
         if self.down(command):
@@ -140,9 +140,9 @@ class SimEngine:
     def execute(self, name: str, words: Sequence[str]) -> Done:
         self.fence()
         self._up()
-        well = self.containers[name].state == "running" and self.grants_work
+        well = self.containers[name].state == "running" and self.stuck not in words
         self.effects(f"execute {' '.join(words)} in {name}", lambda: None)
-        return Done(well, "", "" if well else "no leader")
+        return Done(well, "[0,2]", "" if well else "no leader")
 
     def unused_images(self) -> list[Command]:
         used = {tag for c in self.containers.values() for tag in c.images}
@@ -260,7 +260,7 @@ class World:
 
     def _service(self, service: str, number: int) -> Desired:
         tag, image = self.tag(service, number), self.image(service, number)
-        settings = Settings(site=self.site, brokers="kafka:9092", pipeline="tiny.py")
+        settings = Settings(site=self.site, brokers="kafka:9092", pipeline="tiny.py", options={"b": "1", "a": "2"})
         secret = File("secrets/key", f"secret of {number}".encode(), 0o400, 65532)
         return Desired(
             {**PROFILES, "broker": BROKER}[service], (tag,), (image,), (), settings, (secret,),

@@ -61,6 +61,7 @@ reading.to(parquet.dataset("raw", every="{every}"))
 second = reading.window(tumbling("1s", late="1s"), Second)
 second.to(parquet.dataset("second", every="1s"))
 second.late.to(parquet.dataset("late", every="1s"))
+{more}
 """
 
 
@@ -76,6 +77,7 @@ class OwnSite(Plant):
         usual = {
             "store": str(self.folder / "store"), "engine": self.engine.url, "base": self.engine.base_image,
             "host": HOST_IN_CONTAINERS, "port": str(self.mosquitto.port), "disk": "2GiB", "memory": "512MiB", "every": "1s",
+            "more": "",
         }  # fmt: skip
         settings = {**usual, **self.settings}
         (self.folder / "site.toml").write_text(SITE.format(**settings))

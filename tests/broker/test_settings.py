@@ -171,7 +171,9 @@ def test_what_is_asked_of_the_broker(tmp_path: Path) -> None:
     site, plan = site_of(tmp_path, OWN)
     asked = bus.request(site, plan, ["process", "collect"], revoke=True)
     assert Request.of(asked.word()) == asked
-    assert {a.principal for a in asked.acls} == {"User:CN=hall1-process", "User:CN=hall1-collect"}
+    services = {"User:CN=hall1-process", "User:CN=hall1-collect"}
+    assert {a.principal for a in asked.acls} == services | {"User:CN=hall1-operator"}
+    assert {"User:CN=hall1-operator", "User:CN=hall1-upload", *services} < set(asked.principals)
     assert asked.disk_bytes == 20 * 2**30
     assert bytes_at_most(fitted(asked.topics, asked.disk_bytes)) <= asked.disk_bytes
     assert {t.name for t in asked.topics} == {

@@ -13,9 +13,7 @@ import pytest
 
 from containers import names
 from tests.bed import wait_until
-from tests.bed.engine import Engine
-from tests.bed.mosquitto import Mosquitto
-from tests.broker.site import NAME, SERVICES, OwnSite, deployed, resize
+from tests.broker.site import NAME, SERVICES, OwnSite, resize
 from tests.privilege.site import INSIDE, ask, attempt
 
 pytestmark = pytest.mark.timeout(600)
@@ -53,25 +51,6 @@ for name, topic in (("collect", "own.tiny.second"), ("collect", "own.reading"), 
     except Exception as e:
         print("refused", type(e).__name__)
 """
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, engine: Engine, mosquitto: Mosquitto) -> Iterator[OwnSite]:
-    """Deployed; each test leaves it running and as its files say."""
-    with deployed(tmp_path_factory.mktemp("own"), engine, mosquitto) as site:
-        code, err = site.deploy()
-        assert code == 0, err
-        lines = [line.partition(" sitestream-")[0] for line in err.splitlines() if "shipping" not in line]
-        assert lines[:5] == [
-            "+4 ~0 -0  tiny to own",
-            "broker: starting",
-            "broker: healthy",
-            lines[3],
-            "upload: starting",
-        ]
-        assert lines[3].startswith("Kafka: ")
-        assert lines[3].endswith(" rights granted")
-        yield site
 
 
 @contextmanager
@@ -176,10 +155,17 @@ def test_it_reaches_nothing_outside_and_nobody_reaches_it_without_a_certificate(
 
 def test_another_pipeline_never_restarts_it(site: OwnSite) -> None:
     before = site.ids()
-    site.write(every="2s")
+    site.write(every="2s", more='second.where(Second.readings > 1).to(parquet.dataset("busy"), name="busy")')
     code, err = site.deploy()
-    assert code == 0, err
-    assert {s for s, now in site.ids().items() if now != before[s]} == {"upload"}
+    assert (code, "Kafka: 2 rights granted" in err, "taken away" in err) == (0, True, False), err
+    assert {s for s, now in site.ids().items() if now != before[s]} == {"upload", "process"}
+
+
+def test_rights_that_a_changed_pipeline_does_not_need_are_taken_away_after_it_runs(site: OwnSite) -> None:
+    site.write(more="")
+    code, err = site.deploy()
+    assert (code, "granted" in err, "Kafka: 2 rights taken away" in err) == (0, False, True), err
+    assert err.rindex("healthy") < err.index("taken away")
 
 
 def test_killed_it_starts_again_and_nothing_that_it_acknowledged_is_lost(site: OwnSite) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from containers import bus
-from containers.acls import acls, bearer
+from containers.acls import acls, bearer, of_operator
 from containers.certs import principal
 from containers.desired import services_at
 from pipelines import topics
@@ -82,6 +82,20 @@ def test_who_polls_has_a_record_of_how_far_it_came(tmp_path: Path) -> None:
     assert rights <= shown(plan, "collect")
     for other in ("process", "upload", "control", "firmware"):
         assert not any("position" in right for right in shown(plan, other)), other
+
+
+def test_people_have_rights_of_their_own_at_a_sites_own_broker_only(tmp_path: Path) -> None:
+    site, plan = site_of(tmp_path)
+    rights = of_operator(plan, "hall1")
+    assert {a.principal for a in rights} == {"User:CN=hall1-operator"}
+    assert {f"{a.operation} {a.kind} {a.name}{'*' * a.prefixed}" for a in rights} == {
+        "describe topic hall1.*", "read topic hall1.reading", "read topic hall1.control.ack", "read topic hall1.audit",
+        "read topic hall1.twin.desired", "read topic hall1.twin.reported", "read topic hall1.fw.status",
+        "read topic hall1.fw.audit",
+        "write topic hall1.control.cmd", "write topic hall1.fw.desired",
+    }  # fmt: skip
+    asked = bus.request(site, plan, ["process"], revoke=True)
+    assert "User:CN=hall1-operator" not in {*asked.principals, *(a.principal for a in asked.acls)}
 
 
 def test_an_exchange_is_written_and_read_by_process_and_a_foreign_topic_read_by_it_alone(tmp_path: Path) -> None:

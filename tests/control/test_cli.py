@@ -153,13 +153,12 @@ def test_each_mistake_is_told(words: tuple[str, ...], code: int, why: str) -> No
 
 
 @pytest.mark.parametrize("words", [SEND, ("status",), ("audit",), ("approve", "x", "--key", "me.key")])
-def test_a_broker_that_only_services_reach_is_told_of(folder: Path, words: tuple[str, ...]) -> None:
+def test_without_the_engine_of_a_sites_own_broker_it_is_said_what_is_left(folder: Path, words: tuple[str, ...]) -> None:
     (folder / "site.toml").write_text(
-        "site = 'hall1'\npipeline = 'press.py'\n[kafka]\nbroker = 'container'\ndisk = '20GiB'\n"
+        "site = 'hall1'\npipeline = 'press.py'\nengine = 'unix:///none.sock'\n[kafka]\nbroker = 'container'\ndisk = '20GiB'\n"
     )
     said = device(*words)
     assert said.exit_code == 1
-    assert (
-        "the broker of site hall1 is a container that only its services reach: `pipeline logs control`" in said.stderr
-    )
-    assert "its HTTP API takes commands" in said.stderr
+    assert "no Docker engine answers at unix:///none.sock: start it, or correct `engine`" in said.stderr
+    assert "People reach the broker of site hall1, a container, through that engine alone" in said.stderr
+    assert "there is control's HTTP API for commands (docs/control.md), and at the site  docker logs" in said.stderr

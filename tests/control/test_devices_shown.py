@@ -264,13 +264,17 @@ def test_a_site_that_has_no_topics_yet_has_no_devices(hall: Hall) -> None:
     assert (done.exit_code, done.output) == (0, "no devices to show\n")
 
 
-def test_a_broker_that_only_services_reach_is_said_to_be_one(hall: Hall) -> None:
+def test_a_sites_own_broker_is_reached_through_its_engine_alone(hall: Hall) -> None:
     site = hall.folder / "own.toml"
     text = re.sub(r"brokers = .*\n", "", (hall.folder / "site.toml").read_text())
-    site.write_text(text + '[kafka]\nbroker = "container"\nsecurity = "mtls"\ncerts = "certs"\ndisk = "20GiB"\n')
+    site.write_text(
+        "engine = 'unix:///none.sock'\n"
+        + text
+        + '[kafka]\nbroker = "container"\nsecurity = "mtls"\ncerts = "certs"\ndisk = "20GiB"\n'
+    )
     done = CliRunner().invoke(main, ["devices", "--site", str(site)])
     assert done.exit_code == 1
-    assert "is a container that only its services reach" in done.output
+    assert "People reach the broker of site" in done.output
 
 
 def test_the_newest_row_of_each_device_is_its_last_in_time() -> None:

@@ -182,10 +182,13 @@ def test_the_service_imports_neither_numpy_nor_what_signs(tmp_path: Path) -> Non
     assert not {"numpy", "pyarrow", "faust", "docker", "containers", "pipelines.dsl", "subprocess_shell"} & set(loaded)
 
 
-def test_a_site_whose_broker_nobody_outside_reaches_says_so(tmp_path: Path) -> None:
+def test_a_site_whose_own_brokers_engine_is_away_says_so(tmp_path: Path) -> None:
     text = SITE.replace('brokers = "kafka:9092"', "") + '[kafka]\nbroker = "container"\ndisk = "20GiB"\n'
-    site = load_site(write_site(tmp_path, text))
+    site = load_site(write_site(tmp_path, "engine = 'unix:///none.sock'\n" + text))
     found, away = reach.statuses([site])
     assert not found
-    assert "nobody outside reaches the site's own broker" in away[site.site.site]
+    assert (
+        f"People reach the broker of site {site.site.site}, a container, through that engine alone"
+        in away[site.site.site]
+    )
     assert reach.hint([site], 1) == away
