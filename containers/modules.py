@@ -15,6 +15,7 @@ from pathlib import Path
 import connectors
 import containers
 import pipelines
+from containers.syntax import tree_of
 from pipelines.errors import ConfigError
 
 Find = Callable[[str], Path | None]
@@ -96,7 +97,7 @@ def imports(file: Path, module: str) -> frozenset[str]:
 def _imports(text: str, file: Path, module: str) -> frozenset[str]:
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     try:
-        tree = ast.parse(text, str(file))
+        tree = tree_of(text, str(file))
     except SyntaxError as e:
         raise ConfigError(f"{file}:{e.lineno}: {e.msg}") from e
     found: set[str] = set()

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from containers.syntax import tree_of
 from pipelines.errors import ConfigError
 
 NOTE = "# Cut by sitestream to what a reader needs: {}. The original is in the package of this name and version.\n"
@@ -158,7 +159,7 @@ def without(text: str, names: Collection[str]) -> str:
 
     `KeyError` says which name is not defined or imported there, or is still used by what is left.
     """
-    tree = ast.parse(text)
+    tree = tree_of(text)
     gone = [s for s in tree.body if _is_about(s, names)]
     found = {name for s in gone for name in _defined(s)}
     if missing := sorted(set(names) - found):
@@ -168,7 +169,7 @@ def without(text: str, names: Collection[str]) -> str:
         first = min([statement.lineno, *(d.lineno for d in getattr(statement, "decorator_list", ()))])
         lines[first - 1 : statement.end_lineno] = [""] * ((statement.end_lineno or first) - first + 1)
     left = "".join(lines)
-    if used := sorted(set(names) & {n.id for n in ast.walk(ast.parse(left)) if isinstance(n, ast.Name)}):
+    if used := sorted(set(names) & {n.id for n in ast.walk(tree_of(left)) if isinstance(n, ast.Name)}):
         raise KeyError(f"still uses {used[0]}")
     return left
 
@@ -203,7 +204,7 @@ def _names(part: ast.expr, names: Collection[str]) -> bool:
 
 
 def _check_requests(library: Path, path: str, ending: str, allowed: Collection[str]) -> None:
-    classes = [s.name for s in ast.parse((library / path).read_text()).body if isinstance(s, ast.ClassDef)]
+    classes = [s.name for s in tree_of((library / path).read_text()).body if isinstance(s, ast.ClassDef)]
     have = {name.removesuffix(ending) for name in classes if name.endswith(ending)}
     if strange := sorted(have ^ set(allowed)):
         raise ConfigError(_strange(library, f"{path} {'has' if strange[0] in have else 'lacks'} {strange[0]}{ending}"))
@@ -212,7 +213,7 @@ def _check_requests(library: Path, path: str, ending: str, allowed: Collection[s
 def _fewer_ids(library: Path, path: str) -> None:
     """Leave of the thousands of numbers those that the library's files name."""
     file = library / path
-    trees = [ast.parse(f.read_text()) for f in library.rglob("*.py") if f != file]
+    trees = [tree_of(f.read_text()) for f in library.rglob("*.py") if f != file]
     named = {n.attr for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
     text = file.read_text()  # too large to be parsed: a line each
     classes = re.findall(r"^class (\w+):$", text, re.M)
