@@ -29,7 +29,7 @@ bed: install ## only set up the test bed: brokers, Docker engine, S3 server, Pro
 	@tools/setup_test_bed.sh $(VENV)
 
 test: bed ## every test, against real parts
-	@$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 cover: bed ## which lines and branches of pipelines/ no test goes through; fails below 95 %
 	@$(BIN)/python -m pytest --cov=pipelines --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=95 \

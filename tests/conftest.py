@@ -31,7 +31,7 @@ _WITH_ENGINES = ("containers", "broker", "agent", "fleet", "bus", "privilege", "
 
 
 class SideBySide(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types for it
-    """Processes side by side (`-n 3`) take folders where tests use an engine, and modules elsewhere: what they share is then
+    """Processes side by side (`-n 2`) take folders where tests use an engine, and modules elsewhere: what they share is then
     set up once.
     """
 
