@@ -2,8 +2,9 @@
 
     python -m containers.slim full.tar slim.tar
 
-Kept are Python with its standard library, the shared libraries that these need or that wheels may count on (PEP 600),
-certificates of authorities, time zones, and the licences of all that. Reads and writes tars alone: no root, no chroot, no engine.
+Kept are Python with its standard library (compiled and in a zip, a fifth of its size), the shared libraries that these need or
+that wheels may count on (PEP 600), certificates of authorities, time zones, and the licences of all that. Reads and writes tars
+alone: no root, no chroot, no engine.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import posixpath
 import re
 import sys
 import tarfile
+import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +31,11 @@ from pipelines.errors import ConfigError
 _PREFIXES = ("usr/local", "usr")  # in the order of PATH
 _UNUSED = (  # of the standard library: for a screen, a terminal, an installation or a test
     *("config-*", "dist-packages", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "site-packages", "test", "tkinter"),
-    *("turtle.py", "turtledemo", "*/test", "*/tests", "__pycache__/turtle.*"),
-    *(f"lib-dynload/{m}.*" for m in ("_curses", "_curses_panel", "_dbm", "_gdbm", "_tkinter", "nis", "readline")),
+    *("sqlite3", "turtle.py", "turtledemo", "venv", "*/test", "*/tests", "__pycache__/turtle.*"),
+    *(
+        f"lib-dynload/{m}.*"
+        for m in ("_curses", "_curses_panel", "_dbm", "_gdbm", "_sqlite3", "_tkinter", "nis", "readline")
+    ),
     *("lib-dynload/_*test*", "lib-dynload/ossaudiodev.*", "lib-dynload/xx*"),
 )
 _WHEELS_NEED = (
@@ -91,6 +96,7 @@ def slim(tar_in: Path, tar_out: Path) -> Kept:
             path: _content(root, path) for path in kept if root.members[path].isfile() or root.members[path].islnk()
         }
         content[STATUS] = _status(root, packages)
+        kept -= _zipped(root, python, content, kept)
         _write(tar_out, content, {p: root.members[p] for p in kept})
     return Kept(python, tuple(sorted(packages)), len(content), sum(map(len, content.values())))
 
@@ -102,11 +108,12 @@ def _python(root: RootFS) -> str:
 
 def _used(root: RootFS, python: str) -> Iterator[str]:
     """What is asked for by name, before links and libraries are followed."""
-    folder, name = posixpath.split(python)
+    folder = posixpath.dirname(python)
     yield from (
         p for p in root.below(folder) if fnmatch.fnmatch(p, f"{folder}/python*") and root.resolve(p)[-1:] == (python,)
     )
-    library = f"{posixpath.dirname(folder)}/lib/{name}"
+    library, zipped = _library(python)
+    yield zipped
     for path in root.below(library):
         inside = path.removeprefix(f"{library}/")
         parts = [inside, *map(str, list(Path(inside).parents)[:-1])]
@@ -187,6 +194,46 @@ def _content(root: RootFS, path: str) -> bytes:
     if not path.endswith(".pyc") or data[4:8] != bytes(4):
         return data
     return data[:4] + b"\x01\0\0\0" + importlib.util.source_hash(data[16:]) + data[16:]
+
+
+def _zipped(root: RootFS, python: str, content: dict[str, bytes], kept: set[str]) -> set[str]:
+    """Put the standard library into the zip that Python looks into first; which paths are not there any more.
+
+    Of a module that is compiled without its source: each start reads the zip's whole list. Beside it stay shared libraries, which
+    cannot be loaded out of a zip, and `os.py`, by which Python finds the folder.
+    """
+    library, place = _library(python)
+    found = {path: root.resolve(path)[-1:] for path in kept if path.startswith(f"{library}/")}
+    paths = {path: where[0] for path, where in found.items() if where and path.endswith((".py", ".pyc"))}
+    modules = {
+        _in_zip(path.removeprefix(f"{library}/")): content[where] for path, where in paths.items() if where in content
+    }
+    if place in content:  # it was made slim before
+        with zipfile.ZipFile(io.BytesIO(content[place])) as archive:
+            modules = {name: archive.read(name) for name in archive.namelist()} | modules
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, code in sorted(modules.items()):
+            if f"{name}c" not in modules:
+                archive.writestr(zipfile.ZipInfo(name), code, zipfile.ZIP_DEFLATED, 9)
+    gone = {*paths, *paths.values()} - {f"{library}/os.py"}
+    for path in gone:
+        content.pop(path, None)
+    content[place] = packed.getvalue()
+    return gone
+
+
+def _library(python: str) -> tuple[str, str]:
+    """The folder of a Python's standard library, and the zip in which it looks before."""
+    folder, name = posixpath.split(python)
+    above = f"{posixpath.dirname(folder)}/lib"
+    return f"{above}/{name}", f"{above}/{name.replace('.', '')}.zip"
+
+
+def _in_zip(path: str) -> str:
+    """'email/__pycache__/message.cpython-311.pyc' -> 'email/message.pyc', where it is looked for in a zip."""
+    folder, _, file = path.rpartition("__pycache__/")
+    return f"{folder}{file.partition('.')[0]}.pyc" if file.endswith(".pyc") and "__pycache__/" in path else path
 
 
 def _write(tar_out: Path, content: dict[str, bytes], members: dict[str, tarfile.TarInfo]) -> None:

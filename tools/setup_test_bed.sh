@@ -49,7 +49,7 @@ install_s3_server() {
 }
 
 build_base_image() {
-    local image=$cache/base-slim-bookworm.tar
+    local image=$cache/base-small-bookworm.tar
     [ -e "$image" ] && return
     root || die "The base image of the test containers can be built by root only. Cure: sudo make bed"
     echo "Building the base image of the test containers (once, about a minute)"

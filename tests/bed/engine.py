@@ -169,7 +169,7 @@ class Engine:
 
 
 def _base_tarball() -> Path:
-    tarball = cache_dir() / "base-slim-bookworm.tar"
+    tarball = cache_dir() / "base-small-bookworm.tar"
     if not tarball.exists():
         raise Unavailable(f"the base image of the test engine is missing ({tarball}): {CURE}")
     return tarball
