@@ -76,7 +76,7 @@ def _broker(site: SiteFile, base: Base, identities: bus.Files, fetch: bool) -> D
         profile=BROKER,
         tags=(*contents.tags_below, images.service_tag(BROKER, contents)),
         images=images.made(BROKER, contents, layer_store(), fetch=fetch),
-        pins=tuple(pins for pins in (contents.common, contents.extra) if pins),
+        pins=contents.pins,
         settings=settings,
         secrets=certified or (),
         networks=networks,

@@ -279,7 +279,7 @@ def _desired(
         profile,
         (*contents.tags_below, images.service_tag(profile, contents)),
         images.made(profile, contents, layer_store(), fetch=fetch),
-        tuple(pins for pins in (contents.common, contents.extra) if pins),
+        contents.pins,
         settings,
         (*secrets, *(certified or ())),
         networks,

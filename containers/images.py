@@ -1,9 +1,10 @@
 """What each service's image holds, and the images made of it.
 
-Three layers, each shared as widely as can be: on the base `sitestream/packages:…` with the packages that every service needs; on
-it those of an extra (`sitestream/packages-upload:…`); on that `sitestream/collect:…` with our code, as far as this service
-imports it, and the pipeline's files. A change of code or pipeline ships kilobytes. The broker's has Java among its packages,
-Kafka's jars below the code, and no pipeline: another pipeline never restarts it.
+Layers, each shared as widely as can be: on the base `sitestream/packages:…` with the packages that every service needs; on it, as
+far as a service needs them, what reads and writes Parquet (`sitestream/parquet:…`) and the packages of an extra
+(`sitestream/packages-upload:…`); on that `sitestream/collect:…` with our code, as far as this service imports it, and the
+pipeline's files. A change of code or pipeline ships kilobytes. The broker's has Java among its packages, Kafka's jars below the
+code, and no pipeline: another pipeline never restarts it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -67,11 +68,13 @@ class Contents:
     files: tuple[File, ...]
     code: str  # hash of the code that the service runs, without descriptions that only the pipeline's file imports
     kafka: str = ""  # names Kafka's jars, if it has them
+    parquet: bool = False  # whether it needs the part of the packages that is about Parquet
 
     @property
-    def pins(self) -> list[str]:
-        """All packages."""
-        return [*self.common, *self.extra]
+    def pins(self) -> tuple[tuple[str, ...], ...]:
+        """All packages, by layer, lowest first."""
+        parquet = packages.parquet_of(self.common) if self.parquet else ()
+        return tuple(names for names in (self.common, parquet, self.extra) if names)
 
     @property
     def packages_tag(self) -> str:
@@ -81,11 +84,16 @@ class Contents:
         return f"{REPOSITORY}/packages:{_short(self.base.id, packages.key(self.common))}"
 
     @property
+    def parquet_tag(self) -> str:
+        """Image with those packages, whole."""
+        return f"{REPOSITORY}/parquet:{_short(self.packages_tag)}" if self.parquet else self.packages_tag
+
+    @property
     def extra_tag(self) -> str:
         """Image with all packages of this service."""
         if not self.extra:
-            return self.packages_tag
-        below = self.packages_tag if self.common else self.base.id
+            return self.parquet_tag
+        below = self.parquet_tag if self.common else self.base.id
         return f"{REPOSITORY}/packages-{'-'.join(self.extras)}:{_short(below, packages.key(self.extra))}"
 
     @property
@@ -96,7 +104,7 @@ class Contents:
     @property
     def tags_below(self) -> list[str]:
         """The images under the service's own, lowest first."""
-        return list(dict.fromkeys([self.packages_tag, self.extra_tag, self.parent_tag]))
+        return list(dict.fromkeys([self.packages_tag, self.parquet_tag, self.extra_tag, self.parent_tag]))
 
     @property
     def files_key(self) -> str:
@@ -123,7 +131,9 @@ def contents(
     users, imported = user_modules(pipeline)
     shipped = modules.closure([*runs, *(m for m in imported if modules.ours(m))], modules.ours)
     files = [*_own_files(profile, shipped), *_files(users | dict(facts or {}), PIPELINE_DIR)]
-    return Contents(base, extras, common, extra, tuple(files), _code(profile, runs))
+    known = {name for module, path in shipped.items() for name in modules.imports(path, module)}
+    parquet = packages.needs_parquet({*known, *imported})
+    return Contents(base, extras, common, extra, tuple(files), _code(profile, runs), parquet=parquet)
 
 
 def broker_contents(profile: Profile, base: Base) -> Contents:
@@ -207,10 +217,10 @@ def made(profile: Profile, what: Contents, store: LayerStore, *, fetch: bool) ->
     return (*below, oci.extended(below[-1], service_tag(profile, what), [code], settings, names.IMAGE))
 
 
-def _packages_of(what: Contents) -> list[tuple[str, str, tuple[str, ...]]]:
+def _packages_of(what: Contents) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """Tag, place and packages of the images under a service's own."""
-    layers = [(what.packages_tag, LIB_DIRS[0], what.common)] if what.common else []
-    return layers + ([(what.extra_tag, LIB_DIRS[len(layers)], what.extra)] if what.extra else [])
+    tags = dict.fromkeys([what.packages_tag, what.parquet_tag, what.extra_tag])
+    return ((tag, at, names) for tag, (at, names) in zip(tags, packages.placed(what.pins), strict=True))
 
 
 def _packages_layer(python: Python, at: str, pins: Sequence[str], store: LayerStore, *, fetch: bool) -> Layer | None:

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from packaging.requirements import Requirement
 
 from containers import elf, prune
 from containers.cache import cache_dir, made_once
+from containers.profiles import LIB_DIRS
 from containers.python import Python, dotted
 from pipelines.errors import ConfigError, Unavailable
 
@@ -54,6 +55,13 @@ _PATHS_UNUSED = (
     ),
     *("numpy/_pyinstaller", "multidict/_testcapi*", "bin"),
 )
+_PARQUET = (  # what has to do with tables in files: for services that have some, in a layer of its own
+    *("pyarrow/libparquet*", "pyarrow/_parquet*", "pyarrow/parquet/**/*"),
+    *(f"pyarrow/{name}{m}*" for m in ("dataset", "acero") for name in ("libarrow_", "_", "")),
+    *("pyarrow/_orc*", "pyarrow/orc.py"),
+)
+_NEED_PARQUET = ("pyarrow.acero", "pyarrow.dataset", "pyarrow.orc", "pyarrow.parquet")
+PARQUET = "parquet"  # first of the names of that part
 _KEPT_WHOLE = "*.dist-info"  # with the licences, in folders named after those of the sources
 
 
@@ -132,6 +140,24 @@ def _project() -> dict[str, Any]:
     return project
 
 
+def needs_parquet(imported: Iterable[str]) -> bool:
+    """Whether one of these modules is in the part that `parquet_of` names."""
+    return any(f"{name}.".startswith(f"{module}.") for name in imported for module in _NEED_PARQUET)
+
+
+def parquet_of(names: Sequence[str]) -> tuple[str, ...]:
+    """Names the part of these packages that only those need who have Parquet files."""
+    return (PARQUET, *(name for name in names if name.startswith("pyarrow==")))
+
+
+def placed(layers: Iterable[tuple[str, ...]]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Where an image has each of its layers of packages, lowest first; that of Parquet is in the folder of the one below."""
+    folders, at = iter(LIB_DIRS), ""
+    for names in layers:
+        at = at if names[0] == PARQUET else next(folders)
+        yield at, names
+
+
 def key(names: Sequence[str]) -> str:
     """12 hex digits that change with the packages or with what is left out of them."""
     what = (
@@ -139,6 +165,7 @@ def key(names: Sequence[str]) -> str:
         _FOLDERS_UNUSED,
         _SUFFIXES_UNUSED,
         _PATHS_UNUSED,
+        _PARQUET,
         _KEPT_WHOLE,
         _COMPILE,
         "short libraries",
@@ -153,19 +180,21 @@ def folder_key(names: Sequence[str], python: Python) -> str:
 
 
 def installed(names: Sequence[str], python: Python, at: str, cache: Path | None = None) -> Path:
-    """The folder that holds these packages without what is never used, compiled for the place `at` in the image; made first if
-    it is not in the cache.
+    """The folder that holds these packages, or the part of them that `parquet_of` names, without what is never used, compiled for
+    the place `at` in the image; made first if it is not in the cache.
 
     `ConfigError` if there is no wheel for that Python or none like it to compile with, or a library cannot be cut as it must be;
     `Unavailable` if the package index cannot be reached.
     """
+    of_parquet = names[:1] == (PARQUET,)
     target = (cache or cache_dir() / "packages") / folder_key(names, python)
 
     def make(folder: Path) -> None:
         if names:
-            _pip(names, python, folder)
+            _pip(names[of_parquet:], python, folder)
         prune.prune(folder)
         _trim(folder)
+        _divide(folder, of_parquet=of_parquet)
         _compile(folder, python, at)
 
     made_once(target, make)
@@ -214,9 +243,24 @@ def _trim(folder: Path) -> None:
         else:
             path.unlink(missing_ok=True)  # it may have gone with its folder
     left = _libraries(folder)
-    gone = before.keys() - left.keys()
+    gone, apart = before.keys() - left.keys(), _of_parquet(folder)
     for path in left.values():
-        path.write_bytes(elf.shortened(elf.unlinked(path.read_bytes(), gone)))
+        without = gone if path in apart else gone | {library.name for library in apart}
+        path.write_bytes(elf.shortened(elf.unlinked(path.read_bytes(), without)))
+
+
+def _divide(folder: Path, *, of_parquet: bool) -> None:
+    apart = _of_parquet(folder)
+    for path in sorted(folder.rglob("*"), reverse=True):  # a folder after what was in it
+        if path.is_dir():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif (path in apart) != of_parquet:
+            path.unlink()
+
+
+def _of_parquet(folder: Path) -> set[Path]:
+    return {path for pattern in _PARQUET for path in folder.glob(pattern) if path.is_file()}
 
 
 def _libraries(folder: Path) -> dict[str, Path]:

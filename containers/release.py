@@ -26,7 +26,7 @@ from containers.fetch import kafka_jars
 from containers.images import Base
 from containers.jars import jar_parts
 from containers.oci import Image, Layer, LayerStore
-from containers.profiles import KAFKA_DIR, LIB_DIRS
+from containers.profiles import KAFKA_DIR
 from containers.repository import artifact
 from containers.repository.base import Repository
 from containers.repository.statement import check, first_root, next_root, sign
@@ -200,16 +200,14 @@ def _parts(build: Build) -> dict[str, tuple[Part, ...]]:
 
 
 def _in_image(build: Build, of: Piece, base: RootFS) -> tuple[Part, ...]:
-    return image_parts(build.base.python, dict(_package_folders(build, of)), base)
+    folders: dict[str, tuple[Path, ...]] = {}
+    for at, pins in packages.placed(of.pins):
+        folders[at] = (*folders.get(at, ()), packages.installed(pins, build.base.python, at))
+    return image_parts(build.base.python, folders, base)
 
 
 def _jars(of: Piece) -> Iterator[Part]:
     return jar_parts(kafka_jars(), KAFKA_DIR) if of.kafka else iter(())
-
-
-def _package_folders(build: Build, d: Piece) -> Iterator[tuple[str, Path]]:
-    for at, pins in zip(LIB_DIRS, d.pins, strict=False):
-        yield at, packages.installed(pins, build.base.python, at)
 
 
 def _package_layers(build: Build) -> dict[str, Layer]:

@@ -46,31 +46,35 @@ class Part:
     inside: tuple[bytes, ...] = ()  # bills of materials of what was compiled into it
 
 
-def image_parts(python: Python, packages: Mapping[str, Path], base: RootFS) -> tuple[Part, ...]:
+def image_parts(python: Python, packages: Mapping[str, tuple[Path, ...]], base: RootFS) -> tuple[Part, ...]:
     """What an image of ours holds: our own distribution, the packages (`containers.packages.installed`, by the folder where the
-    image has each), and its base image with Python.
+    image has them all), and its base image with Python.
     """
     version = own_version()
     own = Part(DISTRIBUTION, version, PackageURL("pypi", None, DISTRIBUTION, version), "Apache-2.0")
-    wheels = [part for where, folder in packages.items() for part in _wheels(folder, where)]
+    wheels = [part for where, folders in packages.items() for part in _wheels(where, *folders)]
     debian = debian_parts(base)
     return (own, *wheels, _python(python, debian), *debian)
 
 
 @functools.cache  # the services of a release have most of their packages in common, in folders that never change
-def _wheels(folder: Path, where: str) -> tuple[Part, ...]:
-    return tuple(python_parts(folder, where))
+def _wheels(where: str, *folders: Path) -> tuple[Part, ...]:
+    return tuple(python_parts(where, *folders))
 
 
-def python_parts(folder: Path, where: str) -> Iterator[Part]:
-    """The Python packages that are installed in a folder, which an image has as `where`."""
+def python_parts(where: str, folder: Path, *more: Path) -> Iterator[Part]:
+    """The Python packages that are installed in a folder, which an image has as `where`; some of their files are in `more`, of
+    which the same is made.
+    """
     for info in sorted(folder.glob("*.dist-info")):
         distribution = PathDistribution(info)
         name = re.sub(r"[-_.]+", "-", distribution.name).lower()
-        files = sorted(str(f) for f in distribution.files or () if (folder / f).is_file() and ".." not in f.parts)
+        listed = (str(f) for f in distribution.files or () if ".." not in f.parts)
+        found = {f: at / f for f in sorted(listed) for at in (folder, *more) if (at / f).is_file()}
+        files = list(found)
         about = [f.removeprefix(f"{info.name}/") for f in files if f.startswith(f"{info.name}/")]
         papers = [f for f in about if f.startswith("licenses/") or f.lower().startswith(_PAPERS)]
-        sums = "".join(f"{hashlib.sha256((folder / f).read_bytes()).hexdigest()}  {f}\n" for f in files)
+        sums = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {f}\n" for f, path in found.items())
         yield Part(
             name,
             distribution.version,

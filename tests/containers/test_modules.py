@@ -67,7 +67,7 @@ def test_only_a_site_with_such_devices_gets_the_code_that_writes_to_them(tmp_pat
             {"control"} if has else set()
         )
         assert what["control"].extras == (("control", "opcua") if has else ("control",))
-        assert any(p.startswith("asyncua==") for p in what["control"].pins) == has
+        assert any(p.startswith("asyncua==") for p in what["control"].extra) == has
 
 
 def test_the_secrets_of_devices_must_be_given_to_control(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def _some(tmp_path: Path) -> tuple[Part, ...]:
     _install(
         tmp_path, "free", "License-Expression: MIT OR Apache-2.0", **{"free-1.0.dist-info/licenses/deep/LICENSE": "MIT"}
     )
-    return image_parts(PYTHON, {"/opt/lib": tmp_path}, RootFS(*_tar(BASE)))
+    return image_parts(PYTHON, {"/opt/lib": (tmp_path,)}, RootFS(*_tar(BASE)))
 
 
 def test_a_bill_is_valid_and_holds_each_kind_of_part(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_bill_is_the_same_each_time_and_another_for_another_image(tmp_path: Pa
 
 def test_the_hash_is_what_sha256sum_says_of_the_files_that_are_there(tmp_path: Path) -> None:
     _install(tmp_path, "p", "License: MIT", **{"p/a.py": "1", "p/b.py": "2"})
-    (part,) = python_parts(tmp_path, "/opt/lib")
+    (part,) = python_parts("/opt/lib", tmp_path)
     paths = ["p-1.0.dist-info/METADATA", "p/a.py", "p/b.py"]  # not what was trimmed, nor scripts, which lie outside
     lines = [f"{hashlib.sha256((tmp_path / p).read_bytes()).hexdigest()}  {p}\n" for p in paths]
     assert part.sha256 == hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -132,7 +132,7 @@ def test_the_hash_is_what_sha256sum_says_of_the_files_that_are_there(tmp_path: P
     ],
 )
 def test_a_licence_is_what_the_metadata_say(tmp_path: Path, metadata: str, licence: str) -> None:
-    (part,) = python_parts(_install(tmp_path, "p", metadata), "/opt/lib")
+    (part,) = python_parts("/opt/lib", _install(tmp_path, "p", metadata))
     assert part.licence == licence
 
 
@@ -166,7 +166,7 @@ def test_the_list_of_licences_names_each_text(tmp_path: Path) -> None:
 def test_the_packages_of_a_service_keep_their_licences_when_they_are_trimmed() -> None:
     pins = packages.pins(PYTHON)
     folder = packages.installed(pins, PYTHON, AT)
-    parts = {part.name: part for part in python_parts(folder, "/opt/lib")}
+    parts = {part.name: part for part in python_parts("/opt/lib", folder)}
     assert {f"{p.name}=={p.version}" for p in parts.values()} == set(pins)
     for part in parts.values():
         assert part.licence, part
@@ -179,10 +179,10 @@ def test_the_packages_of_a_service_keep_their_licences_when_they_are_trimmed() -
 
 
 def test_the_whole_image_of_the_test_bed_has_a_licence_text_for_every_part() -> None:
-    with tarfile.open(cache_dir() / "base-slim-bookworm.tar") as tar:
+    with tarfile.open(cache_dir() / "base-small-bookworm.tar") as tar:
         base = RootFS(tar)
         folder = packages.installed(packages.pins(PYTHON), PYTHON, AT)
-        parts = image_parts(PYTHON, {"/opt/lib": folder}, base)
+        parts = image_parts(PYTHON, {"/opt/lib": (folder,)}, base)
         for path in (path for part in parts for path in part.licence_files):
             assert base.resolve(path) or (folder / path.removeprefix("/opt/lib/")).is_file()
     assert [part.name for part in parts if not part.licence_files] == ["sitestream"]

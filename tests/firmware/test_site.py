@@ -54,7 +54,7 @@ def test_its_image_has_its_own_code_and_packages_and_nothing_else(tmp_path: Path
     )
     assert [p for p in paths if p.startswith(never)] == []
     assert [f.path for f in what.files if f.content and b"PRIVATE KEY" in f.content] == []
-    names = {pin.partition("==")[0] for pin in what.pins}
+    names = {pin.partition("==")[0] for pin in what.extra}
     assert {"aiokafka", "aiomqtt", "cryptography", "tuf"} <= names
     assert not names & {"numpy", "pyarrow", "faust-streaming", "docker", "click", "requests", "pynacl"}
     assert len(names) <= 14
@@ -66,7 +66,11 @@ def test_control_has_nothing_of_firmware_and_firmware_nothing_of_control(tmp_pat
     site, plan = site_of(tmp_path, SITE + TABLE)
     control = contents_of(site, plan, BASE, PROFILES["control"])
     assert [f.path for f in control.files if "firmware" in f.path or f.path.endswith("root.json")] == []
-    assert not {pin.partition("==")[0] for pin in control.pins} & {"tuf", "securesystemslib", "urllib3"}
+    assert not {pin.partition("==")[0] for pin in (*control.common, *control.extra)} & {
+        "tuf",
+        "securesystemslib",
+        "urllib3",
+    }
     names = {f.path: f.content for f in control.files}
     assert not [path for path, content in names.items() if b"connectors.firmware" in content]
 
