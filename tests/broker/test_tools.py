@@ -211,7 +211,7 @@ def test_a_live_view_goes_on_until_it_ends_and_leaves_nothing(
             assert process.stderr
             lines = (json.loads(line)["devices"][0]["readings"][0]["values"]["n"] for line in process.stdout)
             first = next(lines)
-            assert tools.relays
+            wait_until(lambda: tools.relays, 20, "a program that carries for the next look")
             tools.site.publish(1)
             assert tools.site.sent - 1 in lines, first
             process.send_signal(end)

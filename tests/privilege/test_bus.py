@@ -52,10 +52,10 @@ def forbidden(service: str) -> dict[str, list[Any]]:
 
 @pytest.fixture(scope="module")
 def spare(site: LeastSite) -> None:
-    """A topic of the site that no service uses, and one of another site, each with a record."""
+    """Topics that no service of the site uses, and one of another site, each with a record."""
 
     async def make() -> None:
-        names = (SPARE, TOPICS["another site's"])
+        names = (SPARE, here(TOPICS["positions"]), TOPICS["another site's"])
         await kafka.ensure(site.kafka.bootstrap, [Topic(name, 1) for name in names])
         producer = await kafka.producer(site.kafka.bootstrap)
         for topic in names:
