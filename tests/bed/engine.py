@@ -64,7 +64,8 @@ class Engine:
             *("--log-level", "warn", "--bridge", "none"),
             *("--default-address-pool", f"base=10.213.{slot * 32}.0/19,size=26"),
         ]
-        self._child = Child("dockerd", words, self.folder / "dockerd.log")
+        wide = {"COLUMNS": "10000"}  # `ps`, by which it lists processes, cuts them otherwise
+        self._child = Child("dockerd", words, self.folder / "dockerd.log", env=wide)
         try:
             self.resume()
             self._client = docker.DockerClient(base_url=self.url)
