@@ -58,6 +58,7 @@ class Attached:
                 await _ready(self._out, loop.add_reader, loop.remove_reader)
                 continue
             if not piece:
+                self._buffer.clear()  # a frame that was broken off is none
                 return b""
             self._buffer += piece
         found = bytes(self._buffer[:count])

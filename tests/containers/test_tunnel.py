@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from containers import tunnel
@@ -35,6 +35,7 @@ def framed(output: int, content: bytes) -> bytes:
     return bytes([output, 0, 0, 0]) + len(content).to_bytes(4, "big") + content
 
 
+@example([(1, b"ok"), (1, framed(1, b"of no frame") + bytes(40))], 20, random.Random(0))
 @given(FRAMES, st.integers(0, 400), st.randoms(use_true_random=False))
 def test_output_is_what_was_written_however_it_comes_and_wherever_it_breaks_off(
     frames: list[tuple[int, bytes]], lost: int, chance: random.Random
