@@ -58,7 +58,6 @@ class Engine:
                 tls=config or False,
                 use_ssh_client=url.startswith("ssh:"),
             )
-        self._docker.api.trust_env = False  # REQUESTS_CA_BUNDLE would come before the engine's own authority
         self._api: Any = self._docker.api  # the calls that mirror the Engine API, many of them untyped
         self.fence: Callable[[], None] = lambda: None  # raises if the site may not be changed any more; see `hold`
 
