@@ -218,22 +218,21 @@ def made(profile: Profile, what: Contents, store: LayerStore, *, fetch: bool) ->
 
 
 def _packages_of(what: Contents) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """Tag, place and packages of the images under a service's own."""
-    tags = dict.fromkeys([what.packages_tag, what.parquet_tag, what.extra_tag])
-    return ((tag, at, names) for tag, (at, names) in zip(tags, packages.placed(what.pins), strict=True))
+    """Tag, place and packages of the images under a service's own; above them are Kafka's jars, if it has some."""
+    return ((tag, at, names) for tag, (at, names) in zip(what.tags_below, packages.placed(what.pins), strict=False))
 
 
 def _packages_layer(python: Python, at: str, pins: Sequence[str], store: LayerStore, *, fetch: bool) -> Layer | None:
     key = f"packages-{packages.folder_key(pins, python)}"
     if (found := store.find(key)) or not fetch:
         return found
-    return store.made(key, partial(write_folder, packages.installed(pins, python, at), at))
+    return store.made(key, lambda into: write_folder(packages.installed(pins, python, at), at, into))
 
 
 def _kafka_layer(key: str, store: LayerStore, *, fetch: bool) -> Layer | None:
     if (found := store.find(key)) or not fetch:
         return found
-    return store.made(key, partial(write_folder, kafka_jars(), KAFKA_DIR))
+    return store.made(key, lambda into: write_folder(kafka_jars(), KAFKA_DIR, into))
 
 
 def _entrypoint(profile: Profile) -> tuple[str, ...]:
