@@ -104,9 +104,8 @@ class Framer:
 
     def wish(self, nodes: Sequence[str]) -> Record:
         """Who has to be born again."""
-        return Record(
-            topics.rebirths(self._site), 0, Wish(self._stream, tuple(nodes)).encode(), [], self.source.encode()
-        )
+        wish = Wish(self._stream, tuple(nodes)).encode()
+        return Record(topics.rebirths(self._site), 0, wish, key=self.source.encode())
 
     def _records(self, partition: int, batch: Batch, watermark: int, now_s: float) -> list[Record]:
         """Only the last has the new watermark: rows that follow may be older than it."""

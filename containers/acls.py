@@ -12,7 +12,7 @@ from typing import Any
 from connectors.control.bridge import origins
 from containers.certs import principal
 from pipelines import topics
-from pipelines.plan import SOURCES, Plan, foreign, keeps_positions
+from pipelines.plan import SOURCES, Plan, foreign
 from pipelines.runtime.kafka import Acl
 
 ADMIN = "admin"  # makes topics and ACLs; must be among the broker's super.users
@@ -58,7 +58,7 @@ def _collect(plan: Plan, site: str, who: str) -> Iterator[Acl]:
             )  # reads how far its watermark was before it was started again
     if plan.needs_births:
         yield Acl(who, "write", "topic", topics.rebirths(site))
-    if keeps_positions(plan):
+    if plan.keeps_positions:
         yield from _both(who, topics.positions(site))
 
 

@@ -127,8 +127,8 @@ def attempt_of(context: Context, of: Journal, press: Press | None = None) -> Ite
     pull = press and pulled(change, press, sites, header.id, lambda: schedule.wave == len(schedule.quotas))
 
     def attempt(name: str, phase: Callable[[str], None]) -> Outcome:
-        by_its_way = pull if pull and name in pulls else push
-        return by_its_way(name, phase)
+        site = sites.get(name)
+        return (pull if pull and site and site.pulls else push)(name, phase)
 
     yield attempt
 

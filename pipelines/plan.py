@@ -221,10 +221,15 @@ class Plan:
         """Every topic that the pipeline needs on a site."""
         found = [_input(s.spec, self.topic(site, s.name), partitions) for s in self.steps if s.kind in SOURCES]
         found += [names.data(self.topic(site, step), partitions) for step in self.outputs]
-        found += [names.compacted(names.positions(site), 1)] if keeps_positions(self) else []
+        found += [names.compacted(names.positions(site), 1)] if self.keeps_positions else []
         found += [names.compacted(names.state(site, self.pipeline), partitions), names.data(names.dead(site), 1)]
         found += [names.compacted(names.rebirths(site), 1)] if self.needs_births else []
         return names.unique(found)
+
+    @property
+    def keeps_positions(self) -> bool:
+        """Whether a source must remember where to go on, for its other side does not."""
+        return any(getattr(source, "keeps_positions", False) for source in self.sources.values())
 
     @property
     def needs_births(self) -> bool:
@@ -283,11 +288,6 @@ class Plan:
             text = "<br/>".join(f"{k}={v}" for k, v in sink.describe().items())
             lines += [f'  k{i}[("<b>{sink.kind}</b><br/>{text}")]', f"  {ids[step]} --> k{i}"]
         return "\n".join(lines)
-
-
-def keeps_positions(plan: Plan) -> bool:
-    """Whether a source of a plan must remember where to go on, for its other side does not."""
-    return any(getattr(source, "keeps_positions", False) for source in plan.sources.values())
 
 
 def foreign(source: object) -> bool:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from threading import Lock
 
 from securesystemslib.signer import Signer
@@ -94,7 +93,7 @@ class Publisher:
             name, what, operator_name(), at, rules or rules_of(site), wanted, whole, sealing_key(key), grants, settles=settles,
             rollout=rollout, rights=rights, agent=[image.tag for image in agent],
         )  # fmt: skip
-        return self._published(site, made, lambda: self._granted(site, plan))
+        return self._published(site, made)
 
     def publish_again(
         self, site: SiteFile, version: int | None = None, *, rollout: str = "", rules: Rules | None = None
@@ -108,11 +107,10 @@ class Publisher:
         version = version or self._before(site, now)
         old, at, ours = self.earlier(site, version), self._now().isoformat(), rules or rules_of(site)
         made = document.renewed(old, version, now.document if now else old, operator_name(), at, ours, rollout)
-        give_back = partial(bus.give_back, site, made.rights, self.clock)
         self.settle(site, also=made.rights)
         if made.rights:
-            give_back()
-        return self._published(site, made, give_back)
+            bus.give_back(site, made.rights, self.clock)
+        return self._published(site, made)
 
     def earlier(self, site: SiteFile, version: int) -> Document:
         """A release of a site as it was published. Errors as of `publish_again`."""
@@ -145,11 +143,13 @@ class Publisher:
             )
         return found
 
-    def _published(self, site: SiteFile, made: Document, grant: Callable[[], object]) -> Published:
+    def _published(self, site: SiteFile, made: Document) -> Published:
         content = document.encode(made)
         version = self._put(made.site, content)
         if made.rights:
-            grant()  # another operator's `settle` may have been under way, and not have known of this
+            bus.give_back(
+                site, made.rights, self.clock
+            )  # another operator's `settle` may have been under way, and not have known of this
         services = tuple(s.profile.service for s in made.services)
         return Published(made.site, version, made.what, services, len(content), self._exchanged(site, made.agent))
 

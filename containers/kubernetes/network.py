@@ -19,7 +19,6 @@ from connectors.mqtt import PORTS
 from containers.desired import pushed, readable
 from containers.kubernetes.scope import Object, Scope
 from containers.profiles import FIRMWARE, METRICS_PORT
-from containers.schemas import PROCESS, registries
 from containers.wanted import Desired
 from pipelines.errors import ConfigError
 from pipelines.plan import Plan
@@ -101,8 +100,7 @@ def _brokers(d: Desired, plan: Plan) -> Iterator[Endpoint]:
     for broker in d.settings.brokers.split(","):
         host, _, port = broker.strip().rpartition(":")
         yield Endpoint(host.strip("[]"), int(port))
-    if d.service == PROCESS:
-        yield from map(_endpoint, registries(plan).values())
+    yield from map(_endpoint, d.asks)
 
 
 def _devices(d: Desired, plan: Plan) -> Iterator[Endpoint]:

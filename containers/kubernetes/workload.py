@@ -20,7 +20,7 @@ METRICS_PATH = "/metrics"
 SCALES = "process"  # the one service that may have several pods: Kafka shares the partitions out among them
 
 
-def deployment(scope: Scope, d: Desired, image: str, listens: Sequence[int] = ()) -> Object:
+def deployment(scope: Scope, d: Desired, image: str, listens: Sequence[int]) -> Object:
     """A service's pods, which listen on those ports besides that of the metrics.
 
     The old ones end before new ones start, as with Docker: two versions side by side would each find the state, the session or
@@ -39,7 +39,7 @@ def deployment(scope: Scope, d: Desired, image: str, listens: Sequence[int] = ()
     return scope.made("apps/v1", "Deployment", d.service, d.service, spec=spec)
 
 
-def pod(d: Desired, image: str, listens: Sequence[int] = ()) -> dict[str, Any]:
+def pod(d: Desired, image: str, listens: Sequence[int]) -> dict[str, Any]:
     """The specification of a service's pods."""
     config = d.container(1, "").config
     host = config["HostConfig"]
