@@ -147,9 +147,8 @@ class Publisher:
         content = document.encode(made)
         version = self._put(made.site, content)
         if made.rights:
-            bus.give_back(
-                site, made.rights, self.clock
-            )  # another operator's `settle` may have been under way, and not have known of this
+            # another operator's `settle` may have been under way, and not have known of this
+            bus.give_back(site, made.rights, self.clock)
         services = tuple(s.profile.service for s in made.services)
         return Published(made.site, version, made.what, services, len(content), self._exchanged(site, made.agent))
 
