@@ -79,17 +79,18 @@ def test_killed_in_the_middle(tmp_path: Path) -> None:
     kit.backfill(file, {"readings": dataset}, tmp_path / "whole")
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
-    words = [sys.executable, str(script), file, str(dataset), str(tmp_path / "out")]
+    words = [sys.executable, str(script), file, str(dataset), str(tmp_path / "out"), "1"]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
-    kills, wait_s = 0, 1.0
-    for jobs in "2121212121":
-        child = subprocess.Popen([*words, jobs], env=env, start_new_session=True, stderr=subprocess.PIPE)
+    kills = 0
+    for wait_s in (1.0, 1.3, 1.7, 2.2, 2.9, 3.7, 4.8, 6.3, 8.2, None):  # a machine that is slow gets its time at last
+        words[-1] = "1" if words[-1] == "2" else "2"
+        child = subprocess.Popen(words, env=env, start_new_session=True, stderr=subprocess.PIPE)
         try:
             _, said = child.communicate(timeout=wait_s)
         except subprocess.TimeoutExpired:
             os.killpg(child.pid, signal.SIGKILL)
             child.communicate()
-            kills, wait_s = kills + 1, wait_s * 1.3
+            kills += 1
             continue
         assert child.returncode == 0, said
         break

@@ -134,8 +134,6 @@ async def test_prometheus_scrapes_every_service_and_knows_all_its_metrics(
 ) -> None:
     site, running = services
     server = prometheus([f"127.0.0.1:{port}" for port in running.ports.values()])
-    async with Fleet(mosquitto.url, [device(site, 0)]) as fleet:
-        await fleet.done()
 
     def value(expression: str) -> float:
         return sum(v for _, v in server.query(expression))
@@ -153,8 +151,10 @@ async def test_prometheus_scrapes_every_service_and_knows_all_its_metrics(
         "sum(sitestream_commands_total{state='SUCCEEDED'})": 1,
         "count(up == 1)": 4,
     }
-    for expression, number in expected.items():
-        await until_in_thread(partial(holds, expression, number), 40, f"{expression} == {number}")
+    async with Fleet(mosquitto.url, [device(site, 0)]) as fleet:
+        await fleet.done()
+        for expression, number in expected.items():  # the device is there until its command has come
+            await until_in_thread(partial(holds, expression, number), 40, f"{expression} == {number}")
     watermark = value("min(sitestream_watermark_timestamp_seconds)")
     assert abs(watermark - SystemClock().now_ns() / 1e9) < 60
     scraped = {labels["__name__"] for labels, _ in server.query('{__name__=~"sitestream_.*"}')}
