@@ -46,7 +46,6 @@ from containers.profiles import (
 )
 from containers.site import SiteFile, listen_of
 from containers.wanted import Desired, hash_of
-from pipelines import dimensions
 from pipelines.errors import ConfigError
 from pipelines.expr import Expr
 from pipelines.plan import SOURCES, Plan, Step, foreign
@@ -238,7 +237,6 @@ def _desired(
     fetch: bool,
 ) -> Desired:
     service, own = profile.service, getattr(site.site.services, profile.service)
-    facts = _facts(site, plan, service)
     contents = contents_of(site, plan, base, profile)
     settings = _settings(site, profile)
     secrets = _secret_files(site, profile, with_secrets)
@@ -267,10 +265,8 @@ def _desired(
         "secrets": _slow_hash(site.site.site, secrets),
         "container": hash_of((frame, networks)),
     }
-    if facts:
-        parts["dimensions"] = _digests(facts)
-    if beside := schemas.files(plan, site.pipeline, service):
-        parts["schemas"] = _digests(beside)
+    beside = schemas.files(plan, site.pipeline, service)
+    parts |= {kind: _digests(files) for kind, files in beside.items() if files}
     if certified is not None:
         parts["certificate"] = certificate_of(certified)
     pipeline = "" if profile.lean else f"{plan.pipeline} {plan.fingerprint}"
@@ -327,12 +323,10 @@ def contents_of(site: SiteFile, plan: Plan, base: Base, profile: Profile) -> Con
         "process": [s.decoder for s in streams.values() if foreign(s)],
         "control": _rules(site).writers,
     }.get(profile.service, [])
-    beside = {**_facts(site, plan, profile.service), **schemas.files(plan, site.pipeline, profile.service)}
-    return images.contents(profile, site.pipeline, readers, base, beside)
-
-
-def _facts(site: SiteFile, plan: Plan, service: str) -> Mapping[str, bytes]:
-    return dimensions.files(plan, dimensions.folder_of(site.pipeline)) if service == "process" else {}
+    beside = schemas.files(plan, site.pipeline, profile.service).values()
+    return images.contents(
+        profile, site.pipeline, readers, base, {path: data for files in beside for path, data in files.items()}
+    )
 
 
 def _digests(files: Mapping[str, bytes]) -> str:

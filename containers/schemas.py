@@ -1,12 +1,9 @@
-"""What foreign topics need for their schemas: files in the image of `process`, or a registry that it reaches."""
+"""The files beside the pipeline file that are in the image of `process`, and the schema registries that it reaches."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
 from urllib.parse import urlsplit
 
-from connectors.kafka import KafkaSource
 from connectors.kafka import files as schema_files
 from containers.site import GATEWAY, SiteFile
 from pipelines import dimensions
@@ -23,16 +20,17 @@ def check_files(plan: Plan, pipeline: str) -> None:
     schema_files.check(plan, folder)
 
 
-def files(plan: Plan, pipeline: str, service: str) -> Mapping[str, bytes]:
-    """The files of schemas that a service needs, by path."""
-    return schema_files.files(plan, dimensions.folder_of(pipeline)) if service == PROCESS else {}
+def files(plan: Plan, pipeline: str, service: str) -> dict[str, dict[str, bytes]]:
+    """The files beside the pipeline file that a service needs, by kind and path."""
+    if service != PROCESS:
+        return {}
+    folder = dimensions.folder_of(pipeline)
+    return {"dimensions": dimensions.files(plan, folder), "schemas": schema_files.files(plan, folder)}
 
 
 def registries(plan: Plan) -> dict[str, str]:
     """The URLs of the registries that `process` asks, by stream."""
-    sources: dict[str, Any] = dict(plan.sources)
-    asked = {stream: s.registry for stream, s in sources.items() if isinstance(s, KafkaSource)}
-    return {stream: registry.url for stream, registry in asked.items() if registry}
+    return {stream: source.registry.url for stream, source in schema_files.sources(plan) if source.registry}
 
 
 def check_reached(site: SiteFile, plan: Plan) -> None:

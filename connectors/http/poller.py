@@ -91,7 +91,7 @@ class PollReader:
             target = self._targets[name]
             try:
                 target.resume(msgspec.json.decode(saved[name], type=Position))
-            except msgspec.DecodeError as e:
+            except ValueError as e:
                 log.warning(
                     "%s: %s begins anew: what is on record is no position: %s", self._source.stream, target.url, e
                 )

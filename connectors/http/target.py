@@ -85,7 +85,7 @@ class Target:
             self._known = _Known(at.validators, at.digest, at.newest_ns)
 
     def _position(self, known: _Known) -> Position:
-        return Position(self.url, self._source.since, known.newest_ns, known.digest, dict(known.validators))
+        return Position(self.url, self._source.since, known.newest_ns, known.digest, known.validators)
 
     async def run(self, client: Client) -> None:
         """Poll until cancelled."""
@@ -163,7 +163,7 @@ class Target:
             await asyncio.sleep(0)
         known = self._known
         known.newest_ns = max(known.newest_ns, newest_ns)  # not before all is here: pages may begin with the newest
-        if (at := self._position(known)) != self._at and self._source.keeps_positions:
+        if self._source.keeps_positions and (at := self._position(known)) != self._at:
             self._at = at
             self._reached(at)
 

@@ -52,7 +52,8 @@ class KafkaSource(Generic[S]):
     def paths(self) -> dict[str, str]:
         """Where each column, the key and the time stand in a message, by name of the column or field."""
         fields = [*(f.name for f in self.schema.sent().fields), self.key, *([] if self.time is None else [self.time])]
-        return {name: dict(self.fields).get(name, name) for name in fields}
+        given = dict(self.fields)
+        return {name: given.get(name, name) for name in fields}
 
     @property
     def framed(self) -> bool:

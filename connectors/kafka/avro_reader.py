@@ -14,13 +14,12 @@ import pyarrow as pa
 from connectors.base import TimeUnit
 from connectors.kafka.cursor import Cursor, Rows
 from connectors.kafka.framing import Offsets
-from connectors.kafka.wanted import Field, Found, Place, Problem
+from connectors.kafka.wanted import Field, Found, Place, Problem, Read, with_article
 from pipelines.expr import Array
 
 DEPTH_MAX = 64  # of messages of a schema that holds itself
 EXACT_MAX = 2**53  # whole numbers up to this are exact as float64
 POWER_MAX = 22  # and so are powers of ten
-Read = Callable[[Cursor, Found, Rows], None]
 _WIDTHS = {"boolean": 1, "float": 4, "double": 8}
 _VARINTS = ("int", "long", "enum")
 _UNITS: dict[str, TimeUnit] = {"timestamp-millis": "ms", "timestamp-micros": "us", "timestamp-nanos": "ns"}
@@ -215,8 +214,7 @@ def _nothing(cursor: Cursor, found: Found, rows: Rows) -> None:
 
 
 def _named(kind: str, logical: str | None = None) -> str:
-    name = logical or kind
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+    return with_article(logical or kind)
 
 
 def _floats(width: int) -> Callable[[Cursor, Rows], Array]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +11,27 @@ from connectors.kafka.wanted import Problem
 from pipelines.errors import ConfigError
 from pipelines.plan import Plan
 from pipelines.ports import Surroundings
+from pipelines.runtime.job import decoder_of
 
 BYTES_MAX = 4 * 2**20
 
 
 def files(plan: Plan, folder: Path) -> dict[str, bytes]:
     """Those of a plan's sources, by path; `ConfigError` if one cannot be read or is too large."""
-    return {source.file: read(folder / source.file, stream) for stream, source in _sources(plan) if source.file}
+    return {source.file: read(folder / source.file, stream) for stream, source in sources(plan) if source.file}
 
 
 def check(plan: Plan, folder: Path) -> None:
     """`ConfigError` if a file is no schema, or lacks what the pipeline reads of it. Asks no registry."""
-    for _, source in _sources(plan):
+    for _, source in sources(plan):
         if source.file:
-            module, _, name = source.decoder.partition(":")
-            getattr(importlib.import_module(module), name)(source, Surroundings(folder=folder))
+            decoder_of(source, Surroundings(folder=folder))
 
 
-def _sources(plan: Plan) -> list[tuple[str, KafkaSource[Any]]]:
-    sources: dict[str, Any] = dict(plan.sources)
-    return [(stream, source) for stream, source in sources.items() if isinstance(source, KafkaSource)]
+def sources(plan: Plan) -> list[tuple[str, KafkaSource[Any]]]:
+    """The foreign topics that a plan reads, by stream."""
+    found: dict[str, Any] = dict(plan.sources)
+    return [(stream, source) for stream, source in found.items() if isinstance(source, KafkaSource)]
 
 
 def read(path: Path, stream: str) -> bytes:

@@ -31,8 +31,8 @@ class Messages:
 
     def bodies(self, rows: Offsets) -> Iterator[bytes]:
         """Some of them, apart."""
-        whole = self.data.tobytes()
-        return (whole[a:b] for a, b in zip(self.start[rows].tolist(), self.end[rows].tolist(), strict=True))
+        places = zip(self.start[rows].tolist(), self.end[rows].tolist(), strict=True)
+        return (self.data[a:b].tobytes() for a, b in places)
 
 
 def messages(payloads: Sequence[bytes], faults: Faults, *, framed: bool) -> Messages:

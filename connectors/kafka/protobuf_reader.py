@@ -17,8 +17,8 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from numpy.typing import NDArray
 
 from connectors.base import TimeUnit
-from connectors.kafka.cursor import Cursor, zigzag
-from connectors.kafka.wanted import Field, Found, Place, Problem, Rows
+from connectors.kafka.cursor import Cursor, Rows, zigzag
+from connectors.kafka.wanted import Field, Found, Place, Problem, with_article
 from pipelines.expr import Array
 
 D = FieldDescriptor
@@ -291,5 +291,4 @@ def _kind(of: FieldDescriptor) -> str:
     if of.message_type is not None:
         return f"a message {of.message_type.full_name}"
     kinds = {getattr(D, n): n[5:].lower() for n in dir(D) if n.startswith("TYPE_")}
-    name = kinds[of.type]
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+    return with_article(kinds[of.type])

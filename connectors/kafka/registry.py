@@ -62,7 +62,7 @@ class Client:
         if registry.username is not None and registry.password is not None:
             account = f"{registry.username}:{registry.password.read(secrets_dir)}".encode()
             headers["Authorization"] = f"Basic {base64.b64encode(account).decode()}"
-        if not all(value.isprintable() for value in headers.values()):
+        if not all(value.isascii() and value.isprintable() for value in headers.values()):
             raise ConfigError("kafka registry: the secret token= has characters that no header can have")
         trusted = _trusted(registry, secrets_dir) if self._url.startswith("https:") else None
         self._http = urllib3.PoolManager(

@@ -56,10 +56,13 @@ class Fetched(Generic[T]):
     async def _fetch(self, ids: list[int]) -> None:
         """`Unavailable` if the registry is not to be had; those that came are kept."""
         async with self._one_at_a_time:
+            self._forget_some()
             await self._ask(ids)
             if unknown := [i for i in ids if i in self._unknown]:
                 await self._clock.sleep(SECOND_LOOK_S)
                 await self._ask(unknown)
+            until_s = self._clock.monotonic_s() + UNKNOWN_S  # of all alike: to ask for many may take longer than that
+            self._unknown |= {i: until_s for i in ids if i in self._unknown}
 
     async def _ask(self, ids: list[int]) -> None:
         for number in ids:
@@ -70,9 +73,8 @@ class Fetched(Generic[T]):
                 self._known[number] = self._make(number, registered)
                 self._unknown.pop(number, None)
             except BadData as e:
-                self._known[number] = e
+                self._known[number] = e.with_traceback(None)
                 if e.reason == "unknown_schema":
-                    self._forget_some()
                     self._unknown[number] = self._clock.monotonic_s() + UNKNOWN_S
 
     def _forget_some(self) -> None:

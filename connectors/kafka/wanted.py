@@ -6,24 +6,28 @@ message adds a piece, and what no piece fills is missing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from connectors import columns
 from connectors.base import TimeUnit
 from connectors.columns import EXPECTED, Faults, Layout, Raw
 from connectors.kafka import KafkaSource
+from connectors.kafka.cursor import Cursor, Rows
 from pipelines.batch import Times
 from pipelines.expr import Array
 
 Role = Literal["key", "time", "value"]
-Rows = NDArray[np.int64]
 Problem = tuple[str, str | None]  # what is wrong with a field in a schema; its name, if it is merely not there
+
+
+def with_article(name: str) -> str:
+    """'an int', 'a long'."""
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 class Readings(Protocol):
@@ -70,15 +74,15 @@ class Place:
 def of(source: KafkaSource[Any], layout: Layout) -> Place:
     """The fields of a source's messages."""
     unit, root = source.time_unit, Place()
+    paths = source.paths
     fields = [
-        Field("value", f.name, source.paths[f.name], layout.arrow[f.name], unit, EXPECTED[f.dtype])
-        for f in layout.row.fields
+        Field("value", f.name, paths[f.name], layout.arrow[f.name], unit, EXPECTED[f.dtype]) for f in layout.row.fields
     ]
-    fields.append(Field("key", source.key, source.paths[source.key], pa.string(), unit, "text"))
+    fields.append(Field("key", source.key, paths[source.key], pa.string(), unit, "text"))
     if source.time is not None:
         written = "ISO 8601 text" if unit == "iso" else f"a number of {unit} since 1970"
         expected = f"a timestamp or {written} (time_unit={unit!r})"
-        fields.append(Field("time", source.time, source.paths[source.time], None, unit, expected))
+        fields.append(Field("time", source.time, paths[source.time], None, unit, expected))
     for one in fields:
         place = root
         for name in one.path.split("."):
@@ -132,3 +136,6 @@ class Found:
         place = np.full(self._rows, -1)
         place[np.concatenate([rows for rows, _ in pieces])] = np.arange(sum(len(rows) for rows, _ in pieces))
         return pa.concat_arrays([values for _, values in pieces]).take(pa.array(place, mask=place < 0))
+
+
+Read = Callable[[Cursor, Found, Rows], None]  # puts the values of a type of message, in those that are of it

@@ -46,6 +46,11 @@ class Node:
     aliases: dict[int, tuple[str, int]] = field(default_factory=dict)  # alias -> (metric, datatype)
     devices: dict[str, Device] = field(default_factory=dict)
 
+    @property
+    def unborn(self) -> bool:
+        """Whether it has to be born again: it was never seen born, or a message is missing."""
+        return self.lost or not self.born
+
     def count(self, seq: int) -> bool:
         """Whether `seq` is the next one."""
         expected, self.seq = None if self.seq is None else (self.seq + 1) % 256, seq % 256
@@ -63,8 +68,8 @@ class Nodes:
 
     @property
     def wanted(self) -> int:
-        """Nodes that have to be born again: never seen born, or a message is missing."""
-        return sum(not node.born or node.lost for node in self._nodes.values())
+        """Nodes that have to be born again."""
+        return sum(node.unborn for node in self._nodes.values())
 
     def of(self, group: str, name: str) -> Node:
         """A node; `BadData` if there are too many."""
@@ -83,7 +88,7 @@ class Nodes:
 
     def mind(self, group: str, name: str, node: Node, *, there: bool) -> None:
         """Take note whether a node, which has just been heard or has died, lacks a birth that it could be asked for."""
-        if there and (node.lost or not node.born):
+        if there and node.unborn:
             self.mute[group, name] = None
         else:
             self.mute.pop((group, name), None)

@@ -44,6 +44,7 @@ def mount(
     class Hosted(Service):
         async def on_start(self) -> None:
             job = Job(plan, site, _brokers(app), partitions, state_bytes_max, discard_state, facts, around)
+            job.decoders  # noqa: B018 - see `worker.job_of`
             await kafka.ensure(job.brokers, plan.topics(site, partitions))
             self._drain = asyncio.Event()
             self._running = asyncio.create_task(self._run(job))

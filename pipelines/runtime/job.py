@@ -67,7 +67,7 @@ class Job:
     def decoders(self) -> dict[str, frames.Decoder]:
         """Of the input topics that are foreign; `ConfigError` if the code of one is not installed, or its files are not well."""
         sources = {topic: self.plan.sources[stream] for topic, stream in self.streams.items()}
-        return {topic: _decoder(s, self.around) for topic, s in sources.items() if foreign(s)}
+        return {topic: decoder_of(s, self.around) for topic, s in sources.items() if foreign(s)}
 
     def read(self, topic: str, records: Sequence[Received]) -> tuple[list[Frame], list[DeadLetter]]:
         """Frames of consecutive records of one partition of an input, and dead letters for what cannot be used.
@@ -113,7 +113,8 @@ class Job:
         return Task(self.plan, state_bytes_max=self.state_bytes_max, dimensions=self.dimensions)
 
 
-def _decoder(source: Any, around: Surroundings) -> frames.Decoder:
+def decoder_of(source: Any, around: Surroundings) -> frames.Decoder:
+    """The decoder that a foreign source names; `ConfigError` if its code is not installed, or its files are not well."""
     module, _, name = source.decoder.partition(":")
     try:
         decoder: frames.Decoder = getattr(importlib.import_module(module), name)(source, around)

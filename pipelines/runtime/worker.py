@@ -31,7 +31,7 @@ async def main(settings: Settings, health: Health, stop: asyncio.Event) -> None:
 
 
 def job_of(settings: Settings) -> Job:
-    """What the settings ask for; `ConfigError` or `PlanError` if they, the pipeline file or a dimension's are wrong."""
+    """What the settings ask for; `ConfigError` or `PlanError` if they, the pipeline file or those beside it are wrong."""
     limit = settings.options.get("state_bytes_max", str(STATE_BYTES_MAX))
     if not limit.isdecimal():
         raise ConfigError(f"option state_bytes_max = {limit!r}: write a number of bytes, such as {STATE_BYTES_MAX}")
@@ -39,7 +39,9 @@ def job_of(settings: Settings) -> Job:
     folder = dimensions.folder_of(settings.pipeline)
     facts, around = dimensions.load(plan, folder), Surroundings(folder, Path(settings.secrets_dir))
     discard = settings.options.get("discard_state", "")
-    return Job(plan, settings.site, settings.brokers, settings.partitions, int(limit), discard, facts, around)
+    job = Job(plan, settings.site, settings.brokers, settings.partitions, int(limit), discard, facts, around)
+    job.decoders  # noqa: B018 - made now: what is wrong with one is no news of its first message
+    return job
 
 
 if __name__ == "__main__":

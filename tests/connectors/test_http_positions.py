@@ -144,10 +144,11 @@ async def test_what_has_not_changed_is_not_given_again(tmp_path: Path) -> None:
             assert await values(reader, 1) == [1]
 
 
+@pytest.mark.parametrize("found", [b"{}", b'{"url": "\xff"}'])
 async def test_a_position_that_is_none_is_told_and_begins_anew(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, found: bytes
 ) -> None:
-    saved = Saved({"": b"{}", "gone": b"x"})
+    saved = Saved({"": found, "gone": b"x"})
     async with served(Recorder(4).answer) as url, reading(tmp_path, saved, url, since="from") as reader:
         assert await values(reader, 2) == [2, 3]
     assert f"vibration: {url} begins anew: what is on record is no position" in caplog.text

@@ -16,9 +16,10 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 from connectors import kafka
-from connectors.kafka import avro, protobuf
+from connectors.kafka import avro, protobuf, wanted
+from connectors.kafka import schemas as schemas_module
 from connectors.kafka.codec import Codec
-from connectors.kafka.registry import Client
+from connectors.kafka.registry import Client, Registered
 from connectors.kafka.schemas import Fetched
 from connectors.secrets import secret
 from pipelines.clock import ManualClock
@@ -286,10 +287,59 @@ async def test_an_id_is_asked_for_once_and_an_unknown_one_again_after_a_while() 
     assert asked == ["1", "2", "2", "2", "2"], "an unknown one twice each time: registries of several machines lag"
 
 
+@pytest.mark.parametrize("known_max", [100, 10_000])
+async def test_so_many_unknown_ids_that_asking_for_all_takes_longer_than_one_is_remembered(
+    monkeypatch: pytest.MonkeyPatch, known_max: int
+) -> None:
+    """What is no Avro at all, and begins with byte 0, has an id of its own in each message: it must not stop the partition."""
+    monkeypatch.setattr(schemas_module, "UNKNOWN_S", 2.0)
+    monkeypatch.setattr(schemas_module, "UNKNOWN_MAX", known_max)
+    clock = ManualClock()
+
+    class Slow(Client):
+        def __init__(self) -> None:
+            pass
+
+        def schema(self, number: int) -> Registered:
+            clock.advance(0.02)
+            raise BadData("nobody knows it", reason="unknown_schema")
+
+    schemas = Fetched(Slow(), lambda number, registered: registered.text, clock)
+    for first in (0, 300):
+        with pytest.raises(Lacking) as lacking:
+            schemas.get(range(first, first + 300))
+        await lacking.value.fetch()
+        assert all(isinstance(found, BadData) for found in schemas.get(range(first, first + 300)).values())
+
+
+def test_numbers_of_messages_that_there_are_not_are_not_kept() -> None:
+    text = base64.b64encode(meter_file().SerializeToString()).decode()
+    types = protobuf._File(Registered(text, ()), wanted.Place(), "schema 7")
+    for number in range(100, 200):
+        assert isinstance(types.reader((number,)), BadData)
+    assert not types._reads
+
+
+async def test_a_reference_to_what_is_no_file_of_protobuf_is_told() -> None:
+    answers = {
+        "/schemas/ids/7?format=serialized": serialized(meter_file(), ("plant/a.proto", "a")),
+        "/subjects/a/versions/3?format=serialized": json.dumps({"schema": "{not base64}"}).encode(),
+    }
+    with answering(lambda path, headers: (200, answers[path])) as url:
+        rows, dead = await fetched(codec(kafka.Protobuf, url), [framed(7, b"", b"\0")])
+    assert (rows, [d.reason for d in dead]) == ([], ["schema_unusable"])
+
+
 async def test_the_account_and_the_authority_are_used(tmp_path: Path) -> None:
     certificate, key = self_signed("127.0.0.1")
     (tmp_path / "pair.pem").write_bytes(certificate + key)
-    for name, content in (("ca", certificate), ("word", b"p\xc3\xa4ss\n"), ("token", b"t0k\n"), ("bad", b"none")):
+    for name, content in (
+        ("ca", certificate),
+        ("word", b"p\xc3\xa4ss\n"),
+        ("token", b"t0k\n"),
+        ("bad", b"none"),
+        ("euro", "t€k".encode()),
+    ):
         (tmp_path / name).write_bytes(content)
     seen: list[str | None] = []
 
@@ -307,6 +357,8 @@ async def test_the_account_and_the_authority_are_used(tmp_path: Path) -> None:
     assert seen == ["Basic " + base64.b64encode("u:päss".encode()).decode(), "Bearer t0k", None]
     with pytest.raises(ConfigError, match="secret 'bad' holds no CA certificates in PEM form"):
         Client(kafka.Registry(url=url, ca=secret("bad")), "AVRO", tmp_path)
+    with pytest.raises(ConfigError, match="the secret token= has characters that no header can have"):
+        Client(kafka.Registry(url=url, token=secret("euro")), "AVRO", tmp_path)
     with pytest.raises(ConfigError, match="secret 'none' is missing"):
         Client(kafka.Registry(url=url, token=secret("none")), "AVRO", tmp_path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,13 @@ from containers.deployer import Deployment
 from containers.desired import check, check_given, check_reached, contents_of, desired, work_for
 from containers.kubernetes.network import Endpoint, endpoints
 from containers.rollout import Actual
+from containers.schemas import check_files
 from containers.site import SiteFile, load_site
 from pipelines.errors import ConfigError
 from pipelines.load import load
 from pipelines.plan import Plan
+from pipelines.runtime.worker import job_of
+from pipelines.settings import Settings
 from tests.containers.kit import BASE, SITE
 
 PIPELINE = """
@@ -93,6 +97,22 @@ def test_a_file_that_is_no_schema_is_found_before_anything_is_built(tmp_path: Pa
         ConfigError, match=r"stream reading: value is not there in reading\.avsc: R has device, rms: corr"
     ):
         check(site, plan)
+
+
+def test_what_reads_the_schema_must_be_installed_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site, plan = site_of(tmp_path, OF_FILE)
+    monkeypatch.setitem(sys.modules, "connectors.kafka.avro", None)
+    with pytest.raises(
+        ConfigError, match=r"stream reading: its decoder connectors\.kafka\.avro:decoder cannot be loaded .*install"
+    ):
+        check_files(plan, site.pipeline)
+
+
+def test_the_service_ends_at_once_if_a_schema_is_not_well(tmp_path: Path) -> None:
+    site, _ = site_of(tmp_path, OF_FILE)
+    (tmp_path / "reading.avsc").write_text("{}")
+    with pytest.raises(ConfigError, match=r"reading\.avsc is no schema of Avro"):
+        job_of(Settings(site="hall1", brokers="b", pipeline=site.pipeline))
 
 
 def test_the_secret_of_the_registry_is_asked_for(tmp_path: Path) -> None:
