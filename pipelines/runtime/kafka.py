@@ -9,11 +9,13 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Any, Literal, TypeAlias, TypeVar
+from weakref import WeakSet
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.consumer import fetcher
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import (
@@ -72,6 +74,21 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 fetcher.ConsumerRecord = Record  # the same fields in the same order: others in the process see no difference
 
+_close = AIOKafkaConnection.close
+_closing: WeakSet[asyncio.Future[None]] = WeakSet()
+
+
+def _close_noted(connection: AIOKafkaConnection, *why: Any, **more: Any) -> asyncio.Future[None] | None:
+    closed: asyncio.Future[None] | None = _close(connection, *why, **more)
+    if closed is not None:
+        _closing.add(closed)
+    return closed
+
+
+AIOKafkaConnection.close = (
+    _close_noted  # aiokafka waits for none that it drops on its way, and TLS takes time to say goodbye
+)
+
 log = logging.getLogger("kafka")
 T = TypeVar("T")
 Client: TypeAlias = Any  # aiokafka's clients are not typed
@@ -129,6 +146,9 @@ async def stopped(client: Client) -> None:
     if not stopping.done() or stopping.cancelled() or stopping.exception():
         stopping.cancel()
         await discarded(client)
+    loop = asyncio.get_running_loop()
+    if closing := [closed for closed in _closing if closed.get_loop() is loop and not closed.done()]:
+        await asyncio.wait(closing, timeout=STOP_S_MAX)
 
 
 async def discarded(client: Client) -> None:
