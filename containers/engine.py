@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import socket
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ import docker.tls
 import requests.exceptions
 
 from containers import commands as c
-from containers import described, drift, names, oci
+from containers import described, drift, knock, names, oci
 from containers.facts import Facts, facts
 from containers.oci import archive
 from containers.oci.layers import copy_tar, write_tar
@@ -46,8 +45,8 @@ class Engine:
     def __init__(self, url: str, tls: EngineTls | None = None, folder: Path = Path()) -> None:
         self.url = url
         if url.startswith("unix://"):
-            _knock(url)
-        with self._explained("connect"):
+            knock.unix(url)
+        with knock.by_ssh(url) if url.startswith("ssh:") else contextlib.nullcontext(), self._explained("connect"):
             config = tls and docker.tls.TLSConfig(
                 client_cert=(str(folder / tls.cert), str(folder / tls.key)), ca_cert=str(folder / tls.ca), verify=True
             )
@@ -470,19 +469,6 @@ def _raise_refused(url: str, doing: str, said: str, error: Exception | None = No
             f"install -d -o {UID} -g {UID} {folder}"
         ) from error
     raise ConfigError(f"the engine at {url} refused: {doing}: {said}") from error
-
-
-def _knock(url: str) -> None:
-    """`Unavailable`, with what to do, if nobody answers at a unix socket. (docker's client would leak its own on failure.)"""
-    try:
-        with socket.socket(socket.AF_UNIX) as link:
-            link.connect(url.removeprefix("unix://"))
-    except PermissionError as e:
-        raise Unavailable(
-            f"the Docker engine at {url} does not let this user in: join its group (usually 'docker'), or use sudo"
-        ) from e
-    except OSError as e:
-        raise Unavailable(f"no Docker engine answers at {url}: start it, or correct `engine` in the site file") from e
 
 
 def _member(tar: tarfile.TarFile, path: str) -> IO[bytes]:

@@ -13,7 +13,7 @@ packages="
     mosquitto:mosquitto  mosquitto_pub:mosquitto-clients
     prometheus:prometheus  promtool:prometheus
     docker-registry:docker-registry
-    ip:iproute2  nft:nftables  ps:procps  setpriv:util-linux
+    ssh:openssh-client  ip:iproute2  nft:nftables  ps:procps  setpriv:util-linux
 "
 
 root() { [ "$(id -u)" = 0 ]; }

@@ -44,8 +44,8 @@ from pipelines.load import load
 from pipelines.runtime import kafka
 from pipelines.topics import unique
 from tests.bed import wait_until
+from tests.bed.ways import behind_ssh, behind_tls
 from tests.broker.site import NAME, OwnSite
-from tests.broker.ways import behind_tls, fake_ssh
 from tests.repository.plant import RELEASE_KEYS, make_root
 
 pytestmark = pytest.mark.timeout(300)
@@ -163,14 +163,16 @@ def way(kind: str, tools: Tools, monkeypatch: pytest.MonkeyPatch) -> Iterator[st
     """An address of the engine."""
     for name in ("CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):  # which `requests` puts before what it is told
         monkeypatch.delenv(name, raising=False)
+    folder, url = tools.site.folder, tools.site.engine.url
     if kind == "tls":
-        with behind_tls(tools.site.folder, tools.site.engine.url) as url:
-            yield url
-        return
-    if kind == "ssh":
-        folder = fake_ssh(tools.site.folder / "bin", tools.site.engine.url)
-        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    yield "ssh://plant@hall" if kind == "ssh" else tools.site.engine.url
+        with behind_tls(folder, url) as address:
+            yield address
+    elif kind == "ssh":
+        monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
+        with behind_ssh(folder / "bin", url) as address:
+            yield address
+    else:
+        yield url
 
 
 def test_commands_are_sent_and_all_is_shown(tools: Tools) -> None:
