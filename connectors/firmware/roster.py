@@ -108,7 +108,8 @@ class Roster:
         if entry.state is State.ASSIGNED and entry.offered_ns and entry.device not in self.online:
             return msgspec.structs.replace(entry, offered_ns=0)  # it has gone: it is asked again when it is back
         job = jobs.get(entry.model)
-        if job is None or entry.campaign != job.campaign.id or not entry.overdue(job.campaign.timeouts, now_ns):
+        counts = job and (entry.campaign == job.campaign.id or entry.state in AT_RISK)  # also of the campaign before
+        if not job or not counts or not entry.overdue(job.campaign.timeouts, now_ns):
             return None
         silent = "it never answered" if entry.state is State.ASSIGNED else f"nothing new since {entry.state}"
         return entry.after(Event.TIME_OUT, now_ns, silent)
