@@ -152,7 +152,9 @@ class Roster:
             e for e in self.entries.values() if (e.campaign != c.id or e.state is State.IDLE) and _eligible(e, job)
         ]
         at_risk = sum(e.state in AT_RISK and e.model == c.model for e in self.entries.values())
-        to_come = sum(e.device in self.online and c.includes(self._site, e.device) for e in others)
+        to_come = sum(
+            e.device in self.online and e.state not in AT_RISK and c.includes(self._site, e.device) for e in others
+        )
         return Standing(
             devices=len(mine) + len(others),
             counts=dict(sorted(Counter(e.state.value for e in mine).items())),

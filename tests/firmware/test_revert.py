@@ -86,6 +86,17 @@ def test_who_is_silent_since_the_campaign_that_halted_is_given_up_and_its_quota_
     assert (of.standing(one["m"]).at_risk, of.standing(one["m"]).busy, of.standing(one["m"]).lost) == (1, 1, 0)
 
 
+@pytest.mark.parametrize("state", [Said.REBOOTING, Said.CONFIRMING])
+def test_a_device_at_risk_that_the_next_campaign_will_take_is_busy_once(state: Said) -> None:
+    of = roster("d")
+    settle(of)
+    bring(of, "d", Said.DOWNLOADING, Said.VERIFIED)
+    settle(of)
+    tell(of, said("d", state, campaign="c", version="2"))
+    standing = of.standing(BACK["m"])
+    assert (standing.devices, standing.at_risk, standing.busy) == (1, 1, 1)
+
+
 def test_a_device_that_did_not_hear_of_it_and_says_how_it_ended_before_is_told_again() -> None:
     of = roster("d")
     tell(of, said("d", Said.COMMITTED, campaign="c", version="2"))
