@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -161,6 +162,7 @@ class Desk:
             }
             held = self._held(now_ns)
             status = replace(status, counter=signed.plan.counter, held=held, campaigns=standings, known=known)
+        self._measure(status.campaigns)
         if status == self._status:
             return []
         told = audit.of_plan(self._status, status, signed.signers if signed else "", now_ns)
@@ -172,13 +174,12 @@ class Desk:
             *lines,
         ]  # devices move because of the plan, and a site stops because of them
         self._status = status
-        self._measure(status.campaigns)
         return [(0, SITE_KEY, msgspec.json.encode(status))]
 
     def _measure(self, standings: dict[str, Standing]) -> None:
+        found = Counter(e.state for e in self._roster.entries.values())
         for state in State:
-            found = sum(e.state is state for e in self._roster.entries.values())
-            metrics.firmware_devices.labels(self._site, state.value).set(found)
+            metrics.firmware_devices.labels(self._site, state.value).set(found[state])
         for model, job in self._jobs.items():
             metrics.firmware_stage.labels(self._site, model).set(job.campaign.stage)
             metrics.firmware_quota.labels(self._site, model).set(standings[job.campaign.id].quota)
