@@ -75,6 +75,21 @@ def listed(shelf: Shelf) -> list[str]:
     return [k.name for k in shelf.keys.listed()]
 
 
+def test_a_site_whose_repository_is_begun_anew_forgets_the_roots_of_the_old_one(
+    tmp_path: Path, shelf: Shelf, site: Mirror, web: Web
+) -> None:
+    shelf.keys.rotate("root-1")
+    assert list(site.refresh().roots) == [1, 2]
+    for folder in ("repo", "keys"):
+        (tmp_path / folder).rename(tmp_path / f"old-{folder}")
+    anew = shelf_in(tmp_path)
+    publish(anew, tmp_path)
+    plan(anew)
+    site = Mirror(web.url, root_of(tmp_path), tmp_path / "site", 10**7)
+    assert list(site.refresh().roots) == [1]
+    assert offered(site, Device("d", root_of(tmp_path))) == ""
+
+
 @pytest.mark.parametrize("name", ["root-1", "targets-1", "online-1", "campaigns-1", "model-m-1"])
 def test_a_key_is_exchanged_and_sites_and_devices_follow(shelf: Shelf, site: Mirror, device: Device, name: str) -> None:
     assert offered(site, device) == ""
