@@ -13,6 +13,7 @@ the two files is refused by sites until the second is there; `pipeline firmware 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +23,7 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Delegations, Metadata, MetaFile, Snapshot, Timestamp
 
 from connectors.firmware.campaign import PLAN_ROLE
-from containers.files import write_whole
+from containers.files import locked_folder, write_whole
 from containers.repository.ring import Ring, name_of
 from pipelines.clock import Clock
 from pipelines.errors import ConfigError
@@ -71,6 +72,11 @@ class Repository:
             raise ConfigError(
                 f"{self.folder} is no firmware repository ({type(e).__name__}: {e}): make one with  pipeline firmware keys init"
             ) from e
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Alone among those who change it; `ConfigError` if it is none."""
+        self.current("timestamp")  # a folder that is not there cannot be locked
+        return locked_folder(self.folder)
 
     def root(self) -> Signed:
         """The newest root."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nacl.pwhash.argon2id as argon2id
@@ -298,10 +298,21 @@ def test_publishing_refuses_what_makes_no_sense(tmp_path: Path, shelf: Shelf) ->
         shelf.keys.add_model("targets")
     with pytest.raises(ConfigError, match="is a firmware repository already"):
         shelf.keys.init()
-    with pytest.raises(ConfigError, match="is no firmware repository"):
-        Shelf(tmp_path / "else", shelf.ring, SystemClock()).plan()
     with pytest.raises(ConfigError, match="the firmware plan is wrong"):
         plan(shelf, "m/2.0/fw.bin", "Not a name")
+
+
+@pytest.mark.parametrize("folder", ["else", ""])
+def test_where_no_repository_is_it_says_how_to_make_one(tmp_path: Path, shelf: Shelf, folder: str) -> None:
+    none = Shelf(tmp_path / folder, shelf.ring, SystemClock())
+    tries: list[Callable[[], object]] = [
+        none.plan, lambda: none.change_plan(lambda old: old), lambda: publish(none, tmp_path), none.keys.refresh,
+        none.keys.listed, lambda: none.keys.add("root"), lambda: none.keys.add_model("n"),
+        lambda: none.keys.rotate("root-1"), lambda: none.keys.revoke("root-1"),
+    ]  # fmt: skip
+    for attempt in tries:
+        with pytest.raises(ConfigError, match=f"{none.folder} is no firmware repository .*pipeline firmware keys init"):
+            attempt()
 
 
 def test_without_the_keys_nothing_is_signed_and_nothing_changes(tmp_path: Path, shelf: Shelf) -> None:
