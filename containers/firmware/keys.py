@@ -134,7 +134,7 @@ class Keys(Repository):
         for it are here. Needs the online key at least.
         """
         with self.locked():
-            due = [s for s in self.standings() if s.role not in ("snapshot", "timestamp") and self._is_due(s)]
+            due = [s for s in self.standings() if self._is_due(s)]
             here = self.ring.files().keys()
             able = [s.role for s in due if len(here & set(s.keys)) >= s.threshold]
             root = self._next_root() if "root" in able else None
@@ -143,9 +143,10 @@ class Keys(Repository):
         return Renewed(min(s.expires for s in self.standings()), tuple(able), waiting)
 
     def _is_due(self, standing: Standing) -> bool:
-        left = standing.expires - self.now()
-        current, by = self.current(standing.role), self.delegator(standing.role)
-        return left * RENEWED_IN_LAST < lifetime(standing.role) or not counts(by, standing.role, current)
+        """Whether something is to be signed anew that is not in any case."""
+        late = (standing.expires - self.now()) * RENEWED_IN_LAST < lifetime(standing.role)
+        void = len(standing.signed_by) < standing.threshold
+        return standing.role not in KINDS["online"] and (late or void)
 
     def _standing(self, role: str) -> Standing:
         metadata, by = self.current(role), self.delegator(role)
