@@ -91,7 +91,7 @@ class Repository:
         """Sign and write what has changed, and then that it counts. `root`: one that takes the place of the newest."""
         made, done = made or {}, list[tuple[str, Signed]]()
         first = not (self._metadata / "timestamp.json").exists()
-        snapshot = Metadata(Snapshot()) if first else self.current("snapshot")
+        snapshot = Metadata(Snapshot(meta={})) if first else self.current("snapshot")
         last = 0 if first else self.current("timestamp").signed.version
         top = root or self.root()
         if root:
@@ -99,7 +99,7 @@ class Repository:
         for role, metadata in changed.items():
             by = top if role == "targets" else changed.get("targets") or self.current("targets")
             known = snapshot.signed.meta.get(f"{role}.json")
-            version = known.version + 1 if known and not first else 1
+            version = known.version + 1 if known else 1
             done.append((role, self.signed(role, metadata, version, made, by)))
             snapshot.signed.meta[f"{role}.json"] = MetaFile(version)
         version = snapshot.signed.version + 1 if not first else 1
