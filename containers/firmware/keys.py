@@ -117,13 +117,13 @@ class Keys(Repository):
 
     def listed(self) -> list[Listed]:
         """All keys that count."""
-        return [
-            listed
+        return self.ring.listed(
+            (kind, by.get_key(keyid))
             for kind in (*KINDS, PLAN_ROLE, *self.models())
             for role in self._roles(kind)[:1]
             for by in [self.delegator(role).signed]
-            for listed in self.ring.listed(kind, [by.get_key(k) for k in by.get_delegated_role(role).keyids])
-        ]
+            for keyid in by.get_delegated_role(role).keyids
+        )
 
     def standings(self) -> list[Standing]:
         """How all metadata stands."""
