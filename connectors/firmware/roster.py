@@ -95,12 +95,13 @@ class Roster:
             after = self._timed(entry, jobs, now_ns) or self._placed(entry, jobs, now_ns)
             if after:
                 changed[device] = after
-        now = {**self.entries, **changed}
+        now = {**self.entries, **changed}.values()
+        lost = Counter(e.campaign for e in now if e.state in LOST)
+        at_risk = Counter(e.model for e in now if e.state in AT_RISK)
         for job in jobs.values():
-            mine = [e for e in now.values() if e.campaign == job.campaign.id and e.state in OPEN]
-            lost = sum(e.state in LOST for e in now.values() if e.campaign == job.campaign.id)
-            risk = lost + sum(e.state in AT_RISK and e.model == job.campaign.model for e in now.values())
-            for entry in self._moved(job, mine, lost, risk, now_ns, window=window):
+            c = job.campaign
+            mine = [e for e in now if e.campaign == c.id and e.state in OPEN]
+            for entry in self._moved(job, mine, lost[c.id], lost[c.id] + at_risk[c.model], now_ns, window=window):
                 changed[entry.device] = entry
         return list(changed.values())
 
