@@ -240,10 +240,9 @@ def _note(said: SiteStatus | None) -> str:
 
 def _keeping(shelf: Shelf, leader: Leader, c: Campaign) -> list[str]:
     """Devices that a campaign cannot bring back, and why."""
-    image = shelf.images(c.model).get(c.path) if c.replaces and c.model in shelf.models() else None
-    if image is None:
+    manifest = shelf.manifest(c.model, c.path) if c.replaces else None
+    if manifest is None:
         return []
-    manifest = msgspec.convert(image.custom, Manifest)
     found = [(site, e) for site, entries in leader.devices.items() for e in entries if e.version == c.replaces]
     return [f"{site} {e.device}: keeps {c.replaces}: {why}" for site, e in found if (why := refusal(manifest, e))]
 

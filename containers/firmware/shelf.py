@@ -41,6 +41,11 @@ class Shelf(Repository):
         found: dict[str, TargetFile] = self.current(model).signed.targets
         return found
 
+    def manifest(self, model: str, path: str) -> Manifest | None:
+        """What is signed of an image; None if it is signed no more."""
+        target = self.images(model).get(path) if model in self.models() else None
+        return msgspec.convert(target.custom, Manifest) if target else None
+
     def find(self, model: str, version: str) -> str:
         """The path of a version's image."""
         found = [path for path in self.images(model) if path.startswith(f"{model}/{version}/")]
