@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -240,14 +239,6 @@ def test_status_tells_of_devices_that_keep_the_version(
 
 
 # with a real broker and devices
-
-
-@pytest.fixture
-def web(tmp_path: Path, shelf: Shelf) -> Iterator[Web]:
-    """Serves the repository."""
-    server = Web(tmp_path / "repo")
-    yield server
-    server.close()
 
 
 async def test_devices_go_back_over_mqtt(

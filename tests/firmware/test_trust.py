@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import nacl.pwhash.argon2id as argon2id
@@ -12,7 +12,6 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata
 
-from connectors.firmware.campaign import Campaign
 from connectors.firmware.manifest import Manifest
 from connectors.firmware.mirror import TRIES_MAX, Mirror, Untrusted
 from containers.firmware.shelf import Shelf
@@ -21,44 +20,9 @@ from containers.repository.ring import Ring
 from pipelines.clock import ManualClock, SystemClock
 from pipelines.errors import BadData, ConfigError, LimitExceeded, Unavailable
 from tests.firmware.device import Device
-from tests.firmware.plant import IMAGE, Web, publish, shelf_in
+from tests.firmware.plant import IMAGE, Web, plan, publish, root_of, shelf_in
 
 DAY_NS = 86_400 * 10**9
-
-
-def plan(shelf: Shelf, path: str = "m/2.0/fw.bin", name: str = "c") -> None:
-    """A campaign for an image."""
-    made = Campaign(
-        id=name, model=path.split("/")[0], path=path, version=path.split("/")[1], begun_s=1, quotas={"s": 1}
-    )
-    shelf.change_plan(lambda _: (made,))
-
-
-@pytest.fixture
-def shelf(tmp_path: Path) -> Shelf:
-    """With an image 2.0 and a campaign."""
-    made = shelf_in(tmp_path)
-    publish(made, tmp_path)
-    plan(made)
-    return made
-
-
-@pytest.fixture
-def web(tmp_path: Path, shelf: Shelf) -> Iterator[Web]:
-    """Serves it."""
-    server = Web(tmp_path / "repo")
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def mirror(tmp_path: Path, web: Web) -> Mirror:
-    """A site."""
-    return Mirror(web.url, root_of(tmp_path), tmp_path / "site", 10 * 2**20)
-
-
-def root_of(folder: Path) -> bytes:
-    return (folder / "repo/metadata/1.root.json").read_bytes()
 
 
 def names(folder: Path) -> list[str]:
