@@ -9,7 +9,8 @@ from typing import Any
 import click
 import msgspec
 
-from containers.cli_shared import Context, F, shared
+from containers.cli_audit import audit_options, show
+from containers.cli_shared import Context, F, brokers_option, shared
 from containers.console import coloured, table
 from containers.reach import at_kafka
 from pipelines.clock import SystemClock
@@ -18,7 +19,6 @@ from pipelines.units import duration_ns
 
 KEY_VARIABLE = "SITESTREAM_DEVICE_KEY"
 SITE = "site"  # the device of commands that are for control itself
-_brokers = click.option("--brokers", help="Kafka as this machine sees it, if not as the site file says.")
 _key = click.option(
     "--key", type=click.Path(path_type=Path), envvar=KEY_VARIABLE, required=True,
     help=f"Your key; its file's name is yours: anna.key. Or set {KEY_VARIABLE}.",
@@ -43,7 +43,7 @@ def device() -> None:
 
 @device.command("status")
 @click.argument("devices", nargs=-1)
-@_brokers
+@brokers_option
 @shared
 @click.pass_obj
 def device_status(context: Context, devices: tuple[str, ...], brokers: str | None) -> None:
@@ -65,7 +65,7 @@ def device_status(context: Context, devices: tuple[str, ...], brokers: str | Non
 
 @device.command()
 @_command
-@_brokers
+@brokers_option
 @shared
 @click.pass_obj
 def send(
@@ -99,7 +99,7 @@ def sign(context: Context, name: str, verb: str, args: tuple[str, ...], expires:
 @click.argument("command_id")
 @click.option("--expires", default="30s", show_default=True)
 @_key
-@_brokers
+@brokers_option
 @shared
 @click.pass_obj
 def approve(context: Context, command_id: str, expires: str, key: Path, brokers: str | None) -> None:
@@ -116,7 +116,7 @@ def approve(context: Context, command_id: str, expires: str, key: Path, brokers:
 
 @device.command()
 @_key
-@_brokers
+@brokers_option
 @shared
 @click.pass_obj
 def off(context: Context, key: Path, brokers: str | None) -> None:
@@ -126,7 +126,7 @@ def off(context: Context, key: Path, brokers: str | None) -> None:
 
 @device.command()
 @_key
-@_brokers
+@brokers_option
 @shared
 @click.pass_obj
 def on(context: Context, key: Path, brokers: str | None) -> None:
@@ -135,23 +135,16 @@ def on(context: Context, key: Path, brokers: str | None) -> None:
 
 
 @device.command()
-@click.option("--device", "name", default="", help="Of one device only.")
-@click.option("--since", default="", help="Of the last while only, such as 1h.")
-@_brokers
-@shared
+@audit_options
 @click.pass_obj
-def audit(context: Context, name: str, since: str, brokers: str | None) -> None:
+def audit(context: Context, /, **wanted: Any) -> None:
     """Show who wanted what of devices, when, and each thing that became of it; refusals too."""
     from connectors.control import audit as trail
 
-    file = context.site()
-    site = file.site.site
-    since_ns = SystemClock().now_ns() - duration_ns(since) if since else 0
-    found = at_kafka(file, brokers, lambda at: trail.read(at, site, name, since_ns))
-    rows = [[_time(r.at_ns), r.who, r.issuer, r.device, r.verb, r.command, _state(r.state), r.detail] for r in found]
-    heads = ["TIME", "WHO", "ISSUER", "DEVICE", "VERB", "COMMAND", "STATE", "DETAIL"]
-    text = table(heads, rows) if rows else "nothing is on record"
-    context.console.data(text, {"site": site, "records": [_values(r) for r in found]})
+    def cells(r: trail.Record) -> list[str]:
+        return [r.who, r.issuer, r.device, r.verb, r.command, _state(r.state), r.detail]
+
+    show(context, trail.read, ["WHO", "ISSUER", "DEVICE", "VERB", "COMMAND", "STATE", "DETAIL"], cells, **wanted)
 
 
 @device.group()
@@ -226,15 +219,5 @@ def _state(state: str) -> str:
     return coloured(state, "green" if state == "SUCCEEDED" else "red" if state in bad else "yellow")
 
 
-def _time(at_ns: int) -> str:
-    import numpy as np
-
-    return str(np.datetime64(at_ns, "ns").astype("datetime64[s]")) + "Z"
-
-
 def _fields(value: Any) -> dict[str, object]:
     return {name: getattr(value, name) for name in value.__slots__}
-
-
-def _values(value: Any) -> dict[str, object]:
-    return {name: getattr(value, name) for name in value.__struct_fields__}

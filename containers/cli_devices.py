@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 import click
 
 from containers import discover_modbus, discover_mqtt, discover_opcua
-from containers.cli_shared import Context, Duration, shared
+from containers.cli_shared import Context, Duration, brokers_option, shared
 from containers.fleet.repeated import Shown, shower
 from containers.reach import at_kafka
 from pipelines.clock import SystemClock
@@ -28,7 +28,7 @@ from pipelines.runtime.tail import following
 )
 @click.option("--watch", "every_s", type=click.FloatRange(1, 3600), is_flag=False, flag_value=5.0, metavar="[SECONDS]",
               help="Show it anew every so many seconds [5], until interrupted.")  # fmt: skip
-@click.option("--brokers", help="Kafka as this machine sees it, if not as the site file says.")
+@brokers_option
 @shared
 @click.pass_context
 def group(

@@ -6,7 +6,6 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,15 @@ from connectors.firmware.campaign import CANARY_SITES_MAX, Campaign, Policy, bac
 from connectors.firmware.life import LOST, State
 from connectors.firmware.manifest import Manifest, refusal
 from connectors.firmware.status import SiteStatus
+from containers.cli_audit import audit_options, show
 from containers.cli_firmware_keys import keys, refresh, shelf_options
 from containers.cli_rollout import Waves
-from containers.cli_shared import Context, Duration, shared
+from containers.cli_shared import Context, Duration
 from containers.console import table
 from containers.firmware.drive import Leader, campaign_of, no_way_back, put
 from containers.firmware.shelf import Shelf
-from containers.reach import at_kafka
 from pipelines.clock import SystemClock
 from pipelines.errors import ConfigError
-from pipelines.units import duration_ns
 
 
 class Percent(click.ParamType):
@@ -242,10 +240,9 @@ def _note(said: SiteStatus | None) -> str:
 
 def _keeping(shelf: Shelf, leader: Leader, c: Campaign) -> list[str]:
     """Devices that a campaign cannot bring back, and why."""
-    image = shelf.images(c.model).get(c.path) if c.replaces and c.model in shelf.models() else None
-    if image is None:
+    manifest = shelf.manifest(c.model, c.path) if c.replaces else None
+    if manifest is None:
         return []
-    manifest = msgspec.convert(image.custom, Manifest)
     found = [(site, e) for site, entries in leader.devices.items() for e in entries if e.version == c.replaces]
     return [f"{site} {e.device}: keeps {c.replaces}: {why}" for site, e in found if (why := refusal(manifest, e))]
 
@@ -309,12 +306,9 @@ def abort(context: Context, shelf: Shelf, name: str | None) -> None:
 
 
 @firmware.command()
-@click.option("--device", "name", default="", help="Of one device only.")
-@click.option("--since", default="", help="Of the last while only, such as 1h.")
-@click.option("--brokers", help="Kafka as this machine sees it, if not as the site file says.")
-@shared
+@audit_options
 @click.pass_obj
-def audit(context: Context, name: str, since: str, brokers: str | None) -> None:
+def audit(context: Context, /, **wanted: Any) -> None:
     """Show what a site was told by whom, what it offered and permitted, how it ended, and what it refused.
 
     \b
@@ -323,21 +317,7 @@ def audit(context: Context, name: str, since: str, brokers: str | None) -> None:
     """
     from connectors.firmware import audit as trail  # its client library is not needed by other commands
 
-    file = context.site()
-    site, since_ns = file.site.site, SystemClock().now_ns() - duration_ns(since) if since else 0
-    found = at_kafka(file, brokers, lambda at: trail.read(at, site, name, since_ns))
-    rows = [
-        [
-            f"{datetime.fromtimestamp(r.at_ns // 10**9, UTC):%Y-%m-%dT%H:%M:%SZ}",
-            r.who,
-            r.campaign,
-            r.device,
-            r.version,
-            r.state,
-            r.detail,
-        ]
-        for r in found
-    ]
-    heads = ["TIME", "WHO", "CAMPAIGN", "DEVICE", "VERSION", "STATE", "DETAIL"]
-    text = table(heads, rows) if rows else "nothing is on record"
-    context.console.data(text, {"site": site, "records": [msgspec.to_builtins(r) for r in found]})
+    def cells(r: trail.Record) -> list[str]:
+        return [r.who, r.campaign, r.device, r.version, r.state, r.detail]
+
+    show(context, trail.read, ["WHO", "CAMPAIGN", "DEVICE", "VERSION", "STATE", "DETAIL"], cells, **wanted)

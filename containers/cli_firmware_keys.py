@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from containers.cli_keys import warn_of_plain
+from containers.cli_keys import shown, warn_of_plain
 from containers.cli_shared import Context, shared
 from containers.console import table
 from containers.firmware.keys import Standing
@@ -157,22 +157,19 @@ def show(context: Context, shelf: Shelf) -> None:
       pipeline firmware keys show
       pipeline firmware keys show -o json | jq '.metadata[] | select(.expires < "2027")'
     """
-    listed, standings = shelf.keys.listed(), shelf.keys.standings()
-    ours = table(["NAME", "ROLE", "ID", "PRIVATE KEY"], [[k.name, k.role, k.keyid[:8], k.kept] for k in listed])
+    standings = shelf.keys.standings()
+    ours, value = shown(shelf.keys.listed())
     rows = [
         [s.role, str(s.version), f"{s.expires:%Y-%m-%d}", ", ".join(s.signed_by), f"{s.threshold} of {len(s.keys)}"]
         for s in standings
     ]
     signed = table(["METADATA", "VERSION", "EXPIRES", "SIGNED BY", "MUST SIGN"], rows)
-    value = {
-        "keys": [{"name": k.name, "role": k.role, "id": k.keyid, "kept": k.kept} for k in listed],
-        "metadata": [
-            {"role": s.role, "version": s.version, "expires": s.expires.isoformat(), "signed_by": s.signed_by,
-             "threshold": s.threshold, "keys": s.keys}
-            for s in standings
-        ],
-    }  # fmt: skip
-    context.console.data(f"{ours}\n\n{signed}", value)
+    metadata = [
+        {"role": s.role, "version": s.version, "expires": s.expires.isoformat(), "signed_by": s.signed_by,
+         "threshold": s.threshold, "keys": s.keys}
+        for s in standings
+    ]  # fmt: skip
+    context.console.data(f"{ours}\n\n{signed}", {"keys": value, "metadata": metadata})
 
 
 @click.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ from containers.cli_shared import Context, shared
 from containers.console import table
 from containers.references import resolve
 from containers.repository.keys import Keys, Role
-from containers.repository.ring import Ring
+from containers.repository.ring import Listed, Ring
 from pipelines.clock import SystemClock
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -129,13 +129,10 @@ def show(context: Context, folder: Path, extra: tuple[Path, ...], passphrase: st
       pipeline keys show -o json | jq '.keys[] | select(.kept == "plain")'
     """
     ours = keys_of(folder, extra, passphrase)
-    root, listed = ours.root(), ours.listed()
-    rows = [[key.name, key.role, key.keyid[:8], key.kept] for key in listed]
-    text = (
-        f"root {root.version}, good until {root.expires:%Y-%m-%d}\n{table(['NAME', 'ROLE', 'ID', 'PRIVATE KEY'], rows)}"
-    )
-    value = [{"name": k.name, "role": k.role, "id": k.keyid, "kept": k.kept} for k in listed]
-    context.console.data(text, {"root": root.version, "expires": root.expires.isoformat(), "keys": value})
+    root = ours.root()
+    text, value = shown(ours.listed())
+    head = f"root {root.version}, good until {root.expires:%Y-%m-%d}"
+    context.console.data(f"{head}\n{text}", {"root": root.version, "expires": root.expires.isoformat(), "keys": value})
 
 
 def _tell(context: Context, ours: Keys, done: str, value: dict[str, object]) -> None:
@@ -144,6 +141,12 @@ def _tell(context: Context, ours: Keys, done: str, value: dict[str, object]) -> 
         f"{done}. Root {version} is in {ours.folder}; deploy again, so that sites learn of it and what they run is signed anew",
         {**value, "root": version},
     )
+
+
+def shown(listed: Sequence[Listed]) -> tuple[str, list[dict[str, str]]]:
+    """Keys as a table, and for programs."""
+    text = table(["NAME", "ROLE", "ID", "PRIVATE KEY"], [[k.name, k.role, k.keyid[:8], k.kept] for k in listed])
+    return text, [{"name": k.name, "role": k.role, "id": k.keyid, "kept": k.kept} for k in listed]
 
 
 def warn_of_plain(context: Context, ring: Ring, made: list[str]) -> None:

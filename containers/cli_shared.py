@@ -169,6 +169,7 @@ class Duration(click.ParamType):
             self.fail(str(e), param, ctx)
 
 
+brokers_option = click.option("--brokers", help="Kafka as this machine sees it, if not as the site file says.")
 lock_timeout = click.option(
     "--lock-timeout",
     type=Duration(),

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from containers.cli_device import KEY_VARIABLE, argument_of
-from containers.cli_shared import Context, Duration, shared
+from containers.cli_shared import Context, Duration, brokers_option, shared
 from containers.console import age, coloured, table
 from containers.reach import at_kafka
 from pipelines import topics
@@ -32,7 +32,7 @@ EXPIRES_S, LOOK_S = 30, 0.2
 @click.option("--wait", type=Duration(), default="10s", show_default=True, help="For control to take the change.")
 @click.option("--key", type=click.Path(path_type=Path), envvar=KEY_VARIABLE,
               help=f"Your key, for a change; its file's name is yours: anna.key. Or set {KEY_VARIABLE}.")  # fmt: skip
-@click.option("--brokers", help="Kafka as this machine sees it, if not as the site file says.")
+@brokers_option
 @shared
 @click.pass_obj
 def twin(

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 import msgspec
 
+from connectors.firmware import SERVICE
 from connectors.firmware.life import BEFORE_RISK, ENDED, Entry, State
 from connectors.firmware.roster import order_of
 from connectors.firmware.status import SiteStatus
 from pipelines import topics
 from pipelines.runtime.account import Beside, records
 
-SERVICE = "firmware"
 OFFERED, RELEASED = "OFFERED", "RELEASED"  # of devices, beside life.State
 BEGUN, RESUMED, STAGE, HALTED = "BEGUN", "RESUMED", "STAGE", "HALTED"  # of campaigns, beside PAUSED and ABORTED
 REFUSED = "REFUSED"  # of what the mirror has

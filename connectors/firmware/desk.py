@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
 
-from connectors.firmware import audit
+from connectors.firmware import SERVICE, audit
 from connectors.firmware.campaign import PLAN_ROLE
 from connectors.firmware.delivery import Store, chunks
 from connectors.firmware.life import ENDED, Entry, State
@@ -23,10 +24,10 @@ from connectors.link import Link
 from pipelines import metrics
 from pipelines.clock import Clock
 from pipelines.errors import BadData, LimitExceeded, NotConnected
-from pipelines.runtime.account import Account, Beside, Line
+from pipelines.runtime.account import Account, Line
 from pipelines.runtime.serve import Health
 
-log = logging.getLogger("firmware")
+log = logging.getLogger(SERVICE)
 LOOK_S = 0.2
 PROGRESS_S = 2.0  # so often the bytes that devices have are put on record
 AGAIN_S = 5.0  # a device that asks for the same again sooner is not answered: the answer may still be under way
@@ -52,7 +53,7 @@ class Desk:
         self._later_s = 0.0
         self._status = status or SiteStatus(counter=0)
         self._refused = self._status.refused
-        self._audit: list[Beside] = []  # what must be on record together with the entries that are dirty
+        self._audit: list[audit.Record] = []  # what must be on record together with the entries that are dirty
         self._least = 0  # a plan with this counter was said to exist
 
     def plan(self, signed: Signed, here: dict[str, Path]) -> None:
@@ -77,7 +78,7 @@ class Desk:
             entry = self._roster.hear(report, self._jobs, self._clock.now_ns())
         except (BadData, LimitExceeded) as e:
             reason = e.reason if isinstance(e, BadData) else "limit"
-            metrics.errors.labels(self._site, "firmware", reason).inc()
+            metrics.errors.labels(self._site, SERVICE, reason).inc()
             log.warning("MQTT topic %s: %s", at, e)
             return
         if entry:
@@ -94,7 +95,7 @@ class Desk:
     def _note(self, entry: Entry, who: str) -> None:
         before = self._roster.entries.get(entry.device)
         if record := audit.of_device(before, entry, who, self._clock.now_ns()):
-            self._audit.append(record.line(self._site))
+            self._audit.append(record)
         self._roster.record(entry)
         moved = before is None or before.state is not entry.state
         (self._dirty if moved or entry.state is not State.DOWNLOADING else self._later).add(entry.device)
@@ -109,7 +110,7 @@ class Desk:
         while not stop.is_set():
             moved = self._moved()
             lines = [*self._lines(), *self._site_line()]
-            beside, self._audit = self._audit, []
+            beside, self._audit = [record.line(self._site) for record in self._audit], []
             if lines or beside or self._clock.monotonic_s() - touched_s > TOUCH_S:
                 await (self._account.write(lines, beside) if lines or beside else self._account.touch())
                 touched_s = self._clock.monotonic_s()
@@ -127,7 +128,7 @@ class Desk:
         changes = self._roster.step(self._jobs, now_ns, window=is_open(self._windows, now_ns / 1e9))
         moved = [(self._roster.entries.get(e.device), e) for e in changes]
         for entry in changes:
-            self._note(entry, audit.SERVICE)
+            self._note(entry, SERVICE)
         return moved
 
     def _held(self, now_ns: int) -> str:
@@ -161,24 +162,19 @@ class Desk:
             }
             held = self._held(now_ns)
             status = replace(status, counter=signed.plan.counter, held=held, campaigns=standings, known=known)
+        self._measure(status.campaigns)
         if status == self._status:
             return []
         told = audit.of_plan(self._status, status, signed.signers if signed else "", now_ns)
         does = audit.of_site(self._status, status, now_ns)
-        told_lines, lines = ([record.line(self._site) for record in records] for records in (told, does))
-        self._audit = [
-            *told_lines,
-            *self._audit,
-            *lines,
-        ]  # devices move because of the plan, and a site stops because of them
+        self._audit = [*told, *self._audit, *does]  # devices move because of the plan, and a site stops because of them
         self._status = status
-        self._measure(status.campaigns)
         return [(0, SITE_KEY, msgspec.json.encode(status))]
 
     def _measure(self, standings: dict[str, Standing]) -> None:
+        found = Counter(e.state for e in self._roster.entries.values())
         for state in State:
-            found = sum(e.state is state for e in self._roster.entries.values())
-            metrics.firmware_devices.labels(self._site, state.value).set(found)
+            metrics.firmware_devices.labels(self._site, state.value).set(found[state])
         for model, job in self._jobs.items():
             metrics.firmware_stage.labels(self._site, model).set(job.campaign.stage)
             metrics.firmware_quota.labels(self._site, model).set(standings[job.campaign.id].quota)

@@ -124,9 +124,10 @@ class Mirror:
         return ", ".join(sorted(str(key.unrecognized_fields.get(KEY_NAME, key.keyid[:8])) for key in found.values()))
 
     def _roots(self) -> dict[int, str]:
-        """What `Updater` has gone along, and keeps in files N.root.json."""
+        """What `Updater` has gone along, and keeps in files N.root.json; beyond root.json lie those of a repository before."""
+        newest = Metadata.from_file(str(self._metadata / "root.json")).signed.version
         files = {int(p.name.partition(".")[0]): p for p in (self._metadata / "root_history").glob("*.root.json")}
-        return {version: files[version].read_text() for version in sorted(files)}
+        return {version: files[version].read_text() for version in sorted(files) if version <= newest}
 
     def _expiry(self, models: Collection[str]) -> int:
         """Of what `Updater` has just verified and kept."""

@@ -95,12 +95,13 @@ class Roster:
             after = self._timed(entry, jobs, now_ns) or self._placed(entry, jobs, now_ns)
             if after:
                 changed[device] = after
-        now = {**self.entries, **changed}
+        now = {**self.entries, **changed}.values()
+        lost = Counter(e.campaign for e in now if e.state in LOST)
+        at_risk = Counter(e.model for e in now if e.state in AT_RISK)
         for job in jobs.values():
-            mine = [e for e in now.values() if e.campaign == job.campaign.id and e.state in OPEN]
-            lost = sum(e.state in LOST for e in now.values() if e.campaign == job.campaign.id)
-            risk = lost + sum(e.state in AT_RISK and e.model == job.campaign.model for e in now.values())
-            for entry in self._moved(job, mine, lost, risk, now_ns, window=window):
+            c = job.campaign
+            mine = [e for e in now if e.campaign == c.id and e.state in OPEN]
+            for entry in self._moved(job, mine, lost[c.id], lost[c.id] + at_risk[c.model], now_ns, window=window):
                 changed[entry.device] = entry
         return list(changed.values())
 
@@ -108,7 +109,8 @@ class Roster:
         if entry.state is State.ASSIGNED and entry.offered_ns and entry.device not in self.online:
             return msgspec.structs.replace(entry, offered_ns=0)  # it has gone: it is asked again when it is back
         job = jobs.get(entry.model)
-        if job is None or entry.campaign != job.campaign.id or not entry.overdue(job.campaign.timeouts, now_ns):
+        counts = job and (entry.campaign == job.campaign.id or entry.state in AT_RISK)  # also of the campaign before
+        if not job or not counts or not entry.overdue(job.campaign.timeouts, now_ns):
             return None
         silent = "it never answered" if entry.state is State.ASSIGNED else f"nothing new since {entry.state}"
         return entry.after(Event.TIME_OUT, now_ns, silent)
@@ -151,7 +153,9 @@ class Roster:
             e for e in self.entries.values() if (e.campaign != c.id or e.state is State.IDLE) and _eligible(e, job)
         ]
         at_risk = sum(e.state in AT_RISK and e.model == c.model for e in self.entries.values())
-        to_come = sum(e.device in self.online and c.includes(self._site, e.device) for e in others)
+        to_come = sum(
+            e.device in self.online and e.state not in AT_RISK and c.includes(self._site, e.device) for e in others
+        )
         return Standing(
             devices=len(mine) + len(others),
             counts=dict(sorted(Counter(e.state.value for e in mine).items())),

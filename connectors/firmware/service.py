@@ -35,7 +35,7 @@ from pipelines.runtime.service import run_service
 from pipelines.settings import Settings
 from pipelines.units import duration_s, size_bytes
 
-log = logging.getLogger("firmware")
+log = logging.getLogger(SERVICE)
 CONDITIONS = ("connected", "mqtt", "trusted")  # to Kafka; to the devices; what is signed is known and counts
 POLL_MS = 200
 KEY_BYTES = 32

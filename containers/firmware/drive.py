@@ -40,11 +40,11 @@ def put(shelf: Shelf, sites: Sequence[SiteFile], *campaigns: Campaign) -> dict[s
 
 def no_way_back(shelf: Shelf, campaign: Campaign) -> str:
     """Why a campaign cannot be reverted; empty if it can, as far as what is signed tells."""
-    images = shelf.images(campaign.model) if campaign.model in shelf.models() else {}
-    old, new, version = images.get(campaign.revert_to), images.get(campaign.path), back_to(campaign)
+    old, new = (shelf.manifest(campaign.model, path) for path in (campaign.revert_to, campaign.path))
+    version = back_to(campaign)
     if old is None:
         return f"{version} is not in the repository any more: publish what it holds under a new version, for a new campaign"
-    held, must = old.custom["security_version"], new.custom["security_version"] if new else 0
+    held, must = old.security_version, new.security_version if new else 0
     if held < must:
         return (
             f"{version} has security version {held}, and devices with {campaign.version} refuse less than {must}: publish what "

@@ -17,7 +17,6 @@ from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Root, Targets
 
 from connectors.firmware.campaign import PLAN_PATH, PLAN_ROLE
 from connectors.firmware.manifest import NAME
-from containers.files import locked_folder
 from containers.firmware.metadata import TOP, Made, Repository, Signed, counts, lifetime, names_of
 from containers.repository.ring import KEY_NAME, Listed, find, name_of, require_others, require_room
 from pipelines.errors import ConfigError
@@ -78,7 +77,7 @@ class Keys(Repository):
             raise ConfigError(f"model {model!r} cannot be used: write lower-case letters, digits, '-' and '_'")
         if model in self.models():
             raise ConfigError(f"model {model} has a key already: for one more, run  pipeline firmware keys add {model}")
-        with locked_folder(self.folder):
+        with self.locked():
             targets, name = self.current("targets"), self._free_name(f"model-{model}")
             signer = _generated(name)
             _delegate(targets.signed, model, [f"{model}/*/*"], signer)
@@ -90,19 +89,19 @@ class Keys(Repository):
         if role not in (*KINDS, PLAN_ROLE, *self.models()):
             known = ", ".join((*KINDS, PLAN_ROLE, *self.models()))
             raise ConfigError(f"no key signs {role!r}: there are keys for {known}; add-model makes one for a new model")
-        with locked_folder(self.folder):
+        with self.locked():
             require_room(sum(key.role == role for key in self.listed()))
             return self._exchange(role, None)
 
     def rotate(self, name: str) -> str:
         """Put a new key in place of one; the name of the new one. What the old one has signed is signed anew."""
-        with locked_folder(self.folder):
+        with self.locked():
             old = find(self.listed(), name)
             return self._exchange(old.role, old)
 
     def revoke(self, name: str) -> bool:
         """Let a key count no more. Whether it was the only one of a model, whose images count no more."""
-        with locked_folder(self.folder):
+        with self.locked():
             old = find(self.listed(), name)
             role = self._roles(old.role)[0]
             found = self.delegator(role).signed.get_delegated_role(role)
@@ -118,13 +117,13 @@ class Keys(Repository):
 
     def listed(self) -> list[Listed]:
         """All keys that count."""
-        return [
-            listed
+        return self.ring.listed(
+            (kind, by.get_key(keyid))
             for kind in (*KINDS, PLAN_ROLE, *self.models())
             for role in self._roles(kind)[:1]
             for by in [self.delegator(role).signed]
-            for listed in self.ring.listed(kind, [by.get_key(k) for k in by.get_delegated_role(role).keyids])
-        ]
+            for keyid in by.get_delegated_role(role).keyids
+        )
 
     def standings(self) -> list[Standing]:
         """How all metadata stands."""
@@ -134,8 +133,8 @@ class Keys(Repository):
         """Sign anew that all this is the newest there is, and what is in its last third or does not count, as far as the keys
         for it are here. Needs the online key at least.
         """
-        with locked_folder(self.folder):
-            due = [s for s in self.standings() if s.role not in ("snapshot", "timestamp") and self._is_due(s)]
+        with self.locked():
+            due = [s for s in self.standings() if self._is_due(s)]
             here = self.ring.files().keys()
             able = [s.role for s in due if len(here & set(s.keys)) >= s.threshold]
             root = self._next_root() if "root" in able else None
@@ -144,9 +143,10 @@ class Keys(Repository):
         return Renewed(min(s.expires for s in self.standings()), tuple(able), waiting)
 
     def _is_due(self, standing: Standing) -> bool:
-        left = standing.expires - self.now()
-        current, by = self.current(standing.role), self.delegator(standing.role)
-        return left * RENEWED_IN_LAST < lifetime(standing.role) or not counts(by, standing.role, current)
+        """Whether something is to be signed anew that is not in any case."""
+        late = (standing.expires - self.now()) * RENEWED_IN_LAST < lifetime(standing.role)
+        void = len(standing.signed_by) < standing.threshold
+        return standing.role not in KINDS["online"] and (late or void)
 
     def _standing(self, role: str) -> Standing:
         metadata, by = self.current(role), self.delegator(role)

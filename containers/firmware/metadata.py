@@ -13,6 +13,7 @@ the two files is refused by sites until the second is there; `pipeline firmware 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +23,7 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Delegations, Metadata, MetaFile, Snapshot, Timestamp
 
 from connectors.firmware.campaign import PLAN_ROLE
-from containers.files import write_whole
+from containers.files import locked_folder, write_whole
 from containers.repository.ring import Ring, name_of
 from pipelines.clock import Clock
 from pipelines.errors import ConfigError
@@ -72,6 +73,11 @@ class Repository:
                 f"{self.folder} is no firmware repository ({type(e).__name__}: {e}): make one with  pipeline firmware keys init"
             ) from e
 
+    def locked(self) -> AbstractContextManager[None]:
+        """Alone among those who change it; `ConfigError` if it is none."""
+        self.current("timestamp")  # a folder that is not there cannot be locked
+        return locked_folder(self.folder)
+
     def root(self) -> Signed:
         """The newest root."""
         newest = max(self._metadata.glob("*.root.json"), key=lambda p: int(p.name.partition(".")[0]))
@@ -85,7 +91,7 @@ class Repository:
         """Sign and write what has changed, and then that it counts. `root`: one that takes the place of the newest."""
         made, done = made or {}, list[tuple[str, Signed]]()
         first = not (self._metadata / "timestamp.json").exists()
-        snapshot = Metadata(Snapshot()) if first else self.current("snapshot")
+        snapshot = Metadata(Snapshot(meta={})) if first else self.current("snapshot")
         last = 0 if first else self.current("timestamp").signed.version
         top = root or self.root()
         if root:
@@ -93,7 +99,7 @@ class Repository:
         for role, metadata in changed.items():
             by = top if role == "targets" else changed.get("targets") or self.current("targets")
             known = snapshot.signed.meta.get(f"{role}.json")
-            version = known.version + 1 if known and not first else 1
+            version = known.version + 1 if known else 1
             done.append((role, self.signed(role, metadata, version, made, by)))
             snapshot.signed.meta[f"{role}.json"] = MetaFile(version)
         version = snapshot.signed.version + 1 if not first else 1

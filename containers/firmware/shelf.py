@@ -16,7 +16,7 @@ from tuf.api.metadata import TargetFile
 
 from connectors.firmware.campaign import PLAN_PATH, PLAN_ROLE, Campaign, Plan, decode
 from connectors.firmware.manifest import Manifest, image_of
-from containers.files import locked_folder, write_whole
+from containers.files import write_whole
 from containers.firmware.keys import Keys
 from containers.firmware.metadata import Repository
 from pipelines.errors import BadData, ConfigError
@@ -41,6 +41,11 @@ class Shelf(Repository):
         found: dict[str, TargetFile] = self.current(model).signed.targets
         return found
 
+    def manifest(self, model: str, path: str) -> Manifest | None:
+        """What is signed of an image; None if it is signed no more."""
+        target = self.images(model).get(path) if model in self.models() else None
+        return msgspec.convert(target.custom, Manifest) if target else None
+
     def find(self, model: str, version: str) -> str:
         """The path of a version's image."""
         found = [path for path in self.images(model) if path.startswith(f"{model}/{version}/")]
@@ -61,7 +66,7 @@ class Shelf(Repository):
         target = TargetFile(len(content), {"sha256": hashlib.sha256(content).hexdigest()}, path)
         target.unrecognized_fields["custom"] = msgspec.to_builtins(manifest)
         _check(path, target, images)
-        with locked_folder(self.folder):
+        with self.locked():
             changed = self.current(manifest.model)
             changed.signed.targets[path] = target
             self._put(path, content)
@@ -77,7 +82,7 @@ class Shelf(Repository):
 
     def change_plan(self, edit: Callable[[tuple[Campaign, ...]], Iterable[Campaign]]) -> Plan:
         """Sign what `edit` makes of the campaigns as the next plan. Needs the campaigns key."""
-        with locked_folder(self.folder):
+        with self.locked():
             old = self.plan()
             new = Plan(counter=old.counter + 1, campaigns=tuple(edit(old.campaigns)))
             self._put_plan(new)

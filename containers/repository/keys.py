@@ -121,11 +121,9 @@ class Keys:
     def listed(self) -> list[Listed]:
         """All keys that count."""
         root = self.root()
-        return [
-            listed
-            for role, tuf_role in ROLES.items()
-            for listed in self.ring.listed(role, [root.keys[keyid] for keyid in root.roles[tuf_role].keyids])
-        ]
+        return self.ring.listed(
+            (role, root.keys[keyid]) for role, tuf_role in ROLES.items() for keyid in root.roles[tuf_role].keyids
+        )
 
     @property
     def ring(self) -> Ring:

@@ -79,10 +79,10 @@ class Ring:
         signer.public_key.unrecognized_fields[KEY_NAME] = file.name
         return signer
 
-    def listed(self, role: str, keys: Iterable[Key]) -> list[Listed]:
-        """Keys of a role, and where their private halves are."""
+    def listed(self, keys: Iterable[tuple[str, Key]]) -> list[Listed]:
+        """Keys, each with its role before it, and where their private halves are."""
         files = self.files()
-        return [Listed(name := name_of(key), role, key.keyid, _kept(files.get(name))) for key in keys]
+        return [Listed(name := name_of(key), role, key.keyid, _kept(files.get(name))) for role, key in keys]
 
     def free_name(self, kind: str, published: str) -> str:
         """A name, such as 'root-4', that no key of this kind had here or in any of what was `published`."""

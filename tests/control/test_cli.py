@@ -138,7 +138,7 @@ SEND = ("send", "p1", "stop", "--key", "me.key")
         (("approve", "--key", "me.key"), 64, "Missing argument 'COMMAND_ID'"),
         (("sign", "p1", "stop", "--key", "none.key"), 1, "none.key: cannot be read (No such file or directory): make a key"),
         (("sign", "p1", "stop", "--key", "site.toml"), 1, "site.toml: holds no key of 64 hex digits"),
-        (("audit", "--since", "yesterday"), 1, "'yesterday' is not a duration"),
+        (("audit", "--since", "yesterday"), 64, "'yesterday' is not a duration"),
         (("status", "--site", "none.toml"), 1, "none.toml: there is no such site file"),
         (("keys", "new", "me"), 1, "me.key: there is a key already: it is not overwritten"),
         (("keys", "new", "new", "--folder", "me.key"), 1, "me.key/new.key: the key cannot be written"),

@@ -103,6 +103,19 @@ def publish(shelf: Shelf, folder: Path, version: str = "2.0", security: int = 1,
     return shelf.publish(folder / "fw.bin", manifest)
 
 
+def plan(shelf: Shelf, path: str = "m/2.0/fw.bin", name: str = "c") -> None:
+    """A campaign for an image."""
+    made = Campaign(
+        id=name, model=path.split("/")[0], path=path, version=path.split("/")[1], begun_s=1, quotas={"s": 1}
+    )
+    shelf.change_plan(lambda _: (made,))
+
+
+def root_of(folder: Path) -> bytes:
+    """The root that is trusted first."""
+    return (folder / "repo/metadata/1.root.json").read_bytes()
+
+
 @dataclass
 class Site:
     """One site on shared brokers."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,9 @@ from containers.embedded import EmbeddedKafka
 from pipelines.clock import SystemClock
 from pipelines.runtime import kafka as kafkas
 from tests.bed import until
-from tests.bed.mosquitto import Mosquitto
 from tests.containers.kit import SITE, write_site
 from tests.firmware.device import Device, living
-from tests.firmware.plant import Site, Web, publish, shelf_in
+from tests.firmware.plant import Site, Web, publish
 from tests.firmware.test_life import NOW, USUAL
 from tests.firmware.test_service import where
 from tests.firmware.test_trust import newest
@@ -91,18 +89,7 @@ def test_what_becomes_of_a_device(before: Entry | None, after: Entry, state: str
     assert (found and found.state) == state
 
 
-@pytest.fixture
-def web(tmp_path: Path) -> Iterator[Web]:
-    """Serves the repository."""
-    server = Web(tmp_path / "repo")
-    yield server
-    server.close()
-
-
-async def test_plans_and_refusals_are_on_record_once_whatever_restarts(
-    kafka: EmbeddedKafka, mosquitto: Mosquitto, unique: str, tmp_path: Path, web: Web
-) -> None:
-    site = Site(unique, kafka.bootstrap, mosquitto.url, tmp_path, shelf_in(tmp_path), web)
+async def test_plans_and_refusals_are_on_record_once_whatever_restarts(site: Site, tmp_path: Path, web: Web) -> None:
     site.campaign("c1", publish(site.shelf, tmp_path), quota=1)
     device = Device(f"{site.name}-d", site.root)
 

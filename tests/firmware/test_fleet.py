@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from connectors.firmware.campaign import Policy
+from connectors.firmware.life import AT_RISK
 from tests.firmware.fleet import BEFORE, Fleet
 
 
@@ -87,3 +88,15 @@ def test_a_campaign_that_halts_brings_devices_back_by_the_same_rules(seed: int) 
     assert fleet.versions() == {"1": fleet.size}
     assert fleet.most_at_risk <= 0.02 * fleet.size
     assert [n for n in fleet.notes if "stage 3 of 3" in n]
+
+
+def test_devices_that_are_bricked_before_a_campaign_halts_do_not_hold_up_the_way_back() -> None:
+    fleet = Fleet(sites=40, devices=50, seed=3, bad=0.06)
+    fleet.start(policy=Policy(soak_s=600), revert_to=BEFORE.path)
+    while len(fleet.plan.campaigns) < 2:
+        assert not fleet.run_for(60, lead=True)
+    halted = {e.device for s in fleet.sites.values() for e in s.roster.entries.values() if e.state in AT_RISK}
+    assert halted & fleet.bricked
+    assert fleet.run_for(2 * 86_400, lead=True)
+    assert fleet.versions() == {"1": fleet.size}
+    assert fleet.most_at_risk <= 0.02 * fleet.size

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,8 +20,8 @@ from containers.repository.ring import Ring
 from pipelines.clock import ManualClock, SystemClock
 from pipelines.errors import ConfigError
 from tests.firmware.device import Device
-from tests.firmware.plant import Web, publish, shelf_in
-from tests.firmware.test_trust import names, newest, plan, root_of
+from tests.firmware.plant import Web, plan, publish, root_of, shelf_in
+from tests.firmware.test_trust import names, newest
 
 DAY_S = 86_400
 FAR = 2**31  # a version after which no other comes
@@ -30,37 +29,14 @@ ALL = ("root-1", "root-2", "root-3", "targets-1", "targets-2", "targets-3", "onl
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Shelf:
-    """With an image 2.0 and a campaign."""
-    made = shelf_in(tmp_path)
-    publish(made, tmp_path)
-    plan(made)
-    return made
-
-
-@pytest.fixture
-def web(tmp_path: Path, shelf: Shelf) -> Iterator[Web]:
-    """Serves it."""
-    server = Web(tmp_path / "repo")
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def site(tmp_path: Path, web: Web) -> Mirror:
-    """A site that trusts the first root."""
-    return Mirror(web.url, root_of(tmp_path), tmp_path / "site", 10**7)
-
-
-@pytest.fixture
-def device(tmp_path: Path) -> Device:
+def device(tmp_path: Path, shelf: Shelf) -> Device:
     """A device that was built with it."""
     return Device("d", root_of(tmp_path))
 
 
-def offered(site: Mirror, device: Device, **changes: object) -> str:
+def offered(mirror: Mirror, device: Device, **changes: object) -> str:
     """What a device says of what a site would give it."""
-    signed = site.refresh()
+    signed = mirror.refresh()
     image = signed.images["c"]
     order = {"path": image.path, "length": image.length, "sha256": image.sha256, "metadata": list(signed.metadata["m"])}
     return device.refuses({**order, "roots": list(signed.roots_after(1)), **changes})
@@ -75,9 +51,26 @@ def listed(shelf: Shelf) -> list[str]:
     return [k.name for k in shelf.keys.listed()]
 
 
+def test_a_site_whose_repository_is_begun_anew_forgets_the_roots_of_the_old_one(
+    tmp_path: Path, shelf: Shelf, mirror: Mirror, web: Web
+) -> None:
+    shelf.keys.rotate("root-1")
+    assert list(mirror.refresh().roots) == [1, 2]
+    for folder in ("repo", "keys"):
+        (tmp_path / folder).rename(tmp_path / f"old-{folder}")
+    anew = shelf_in(tmp_path)
+    publish(anew, tmp_path)
+    plan(anew)
+    mirror = Mirror(web.url, root_of(tmp_path), tmp_path / "site", 10**7)
+    assert list(mirror.refresh().roots) == [1]
+    assert offered(mirror, Device("d", root_of(tmp_path))) == ""
+
+
 @pytest.mark.parametrize("name", ["root-1", "targets-1", "online-1", "campaigns-1", "model-m-1"])
-def test_a_key_is_exchanged_and_sites_and_devices_follow(shelf: Shelf, site: Mirror, device: Device, name: str) -> None:
-    assert offered(site, device) == ""
+def test_a_key_is_exchanged_and_sites_and_devices_follow(
+    shelf: Shelf, mirror: Mirror, device: Device, name: str
+) -> None:
+    assert offered(mirror, device) == ""
     made = shelf.keys.rotate(name)
     assert made == f"{name[:-2]}-{4 if name[:-2] in ('root', 'targets') else 2}"
     assert name not in listed(shelf)
@@ -85,29 +78,29 @@ def test_a_key_is_exchanged_and_sites_and_devices_follow(shelf: Shelf, site: Mir
     (shelf.ring.folder / f"{name}.key").unlink()
     plan(shelf)
     shelf.keys.refresh()
-    assert offered(site, device) == ""
-    assert site.refresh().plan == shelf.plan()
+    assert offered(mirror, device) == ""
+    assert mirror.refresh().plan == shelf.plan()
 
 
 def test_all_keys_are_exchanged_while_a_site_and_a_device_are_away(
-    shelf: Shelf, site: Mirror, device: Device, tmp_path: Path
+    shelf: Shelf, mirror: Mirror, device: Device, tmp_path: Path
 ) -> None:
-    assert offered(site, device) == ""
+    assert offered(mirror, device) == ""
     for name in ALL:
         shelf.keys.rotate(name)
         (shelf.ring.folder / f"{name}.key").unlink()
     assert shelf.root().signed.version == 8
     publish(shelf, tmp_path, "2.1")
     plan(shelf, "m/2.1/fw.bin")
-    assert offered(site, device) == ""
+    assert offered(mirror, device) == ""
     assert device.flash.root == (tmp_path / "repo/metadata/8.root.json").read_bytes()
     assert json.loads(device._report("IDLE"))["root"] == 8
 
 
 def test_a_root_that_too_few_old_or_new_keys_signed_is_followed_by_nobody(
-    tmp_path: Path, shelf: Shelf, site: Mirror, device: Device
+    tmp_path: Path, shelf: Shelf, mirror: Mirror, device: Device
 ) -> None:
-    site.refresh()
+    mirror.refresh()
     stranger = [CryptoSigner.generate_ed25519() for _ in range(3)]
     root = shelf.root()
     root.signed.version = 2
@@ -121,16 +114,16 @@ def test_a_root_that_too_few_old_or_new_keys_signed_is_followed_by_nobody(
             root.sign(signer, append=True)
         (tmp_path / "repo/metadata/2.root.json").write_bytes(root.to_bytes())
         with pytest.raises(Untrusted, match="root was signed by"):
-            site.refresh()
+            mirror.refresh()
         (tmp_path / "repo/metadata/2.root.json").unlink()
-        assert "root was signed by" in offered(site, device, roots=[root.to_bytes().decode()])
+        assert "root was signed by" in offered(mirror, device, roots=[root.to_bytes().decode()])
 
 
 def test_what_a_stolen_key_of_a_model_signed_counts_no_more(
-    tmp_path: Path, shelf: Shelf, site: Mirror, device: Device, web: Web
+    tmp_path: Path, shelf: Shelf, mirror: Mirror, device: Device, web: Web
 ) -> None:
     thief, bad = key(shelf, "model-m-1"), shelf.current("m")
-    before = site.refresh()
+    before = mirror.refresh()
     bad.signed.targets["m/6.6/fw.bin"] = bad.signed.targets["m/2.0/fw.bin"]
     bad.signed.version += 1
     bad.sign(thief)
@@ -141,7 +134,7 @@ def test_what_a_stolen_key_of_a_model_signed_counts_no_more(
 
     assert shelf.keys.revoke("model-m-1")
     assert "m" not in shelf.models()
-    signed = site.refresh()
+    signed = mirror.refresh()
     assert signed.images == {}  # of the campaign that goes on in the plan
     with pytest.raises(ConfigError, match="model 'm' is not known"):
         shelf.find("m", "2.0")
@@ -150,17 +143,17 @@ def test_what_a_stolen_key_of_a_model_signed_counts_no_more(
 
     assert shelf.keys.add_model("m") == "model-m-2"
     publish(shelf, tmp_path)
-    assert site.refresh().images["c"] == image
+    assert mirror.refresh().images["c"] == image
     web.instead = {f"metadata/{newest(tmp_path, 'm').name}": bad.to_bytes()}
     with pytest.raises(Untrusted, match="m was signed by 0/1"):
         Mirror(web.url, root_of(tmp_path), tmp_path / "other", 10**7).refresh()
     web.instead = {}
-    assert offered(site, device) == ""
+    assert offered(mirror, device) == ""
     assert "targets is older" in device.refuses(stolen)
 
 
 def test_a_stolen_key_of_an_operator_begins_no_campaign_any_more(
-    tmp_path: Path, shelf: Shelf, site: Mirror, web: Web
+    tmp_path: Path, shelf: Shelf, mirror: Mirror, web: Web
 ) -> None:
     assert shelf.keys.add("campaigns") == "campaigns-2"
     plan(shelf, name="mine")
@@ -170,9 +163,9 @@ def test_a_stolen_key_of_an_operator_begins_no_campaign_any_more(
     bad.sign(thief)
     web.instead = {f"metadata/{newest(tmp_path, 'campaigns').name}": bad.to_bytes()}
     with pytest.raises(Untrusted, match="campaigns was signed by 0/1"):
-        site.refresh()
+        mirror.refresh()
     web.instead = {}
-    assert [c.id for c in site.refresh().plan.campaigns] == ["mine"]
+    assert [c.id for c in mirror.refresh().plan.campaigns] == ["mine"]
     with pytest.raises(
         ConfigError,
         match="campaigns-2 cannot be revoked: 1 campaigns keys must sign, and there would be fewer: put another in its place "
@@ -182,7 +175,7 @@ def test_a_stolen_key_of_an_operator_begins_no_campaign_any_more(
 
 
 def test_sites_recover_from_a_thief_who_signed_the_last_version_there_can_be(
-    tmp_path: Path, shelf: Shelf, site: Mirror
+    tmp_path: Path, shelf: Shelf, mirror: Mirror
 ) -> None:
     """Fast forward (TUF 5.3.11): the key of snapshot and timestamp is exchanged, and what was seen by the old one forgotten."""
     thief = key(shelf, "online-1")
@@ -194,30 +187,30 @@ def test_sites_recover_from_a_thief_who_signed_the_last_version_there_can_be(
     timestamp.sign(thief)
     (tmp_path / f"repo/metadata/{FAR}.snapshot.json").write_bytes(snapshot.to_bytes())
     (tmp_path / "repo/metadata/timestamp.json").write_bytes(timestamp.to_bytes())
-    site.refresh()
+    mirror.refresh()
     for name, content in before.items():
         (tmp_path / "repo/metadata" / name).write_bytes(content)
     plan(shelf, name="mine")
     with pytest.raises(Untrusted, match=f"timestamp version . must be >= {FAR}"):
-        site.refresh()
+        mirror.refresh()
     shelf.keys.rotate("online-1")
-    assert [c.id for c in site.refresh().plan.campaigns] == ["mine"]
+    assert [c.id for c in mirror.refresh().plan.campaigns] == ["mine"]
 
 
-def test_devices_recover_from_such_a_thief_too(shelf: Shelf, site: Mirror, device: Device) -> None:
+def test_devices_recover_from_such_a_thief_too(shelf: Shelf, mirror: Mirror, device: Device) -> None:
     far = shelf.current("m")
     far.signed.version = FAR
     far.sign(key(shelf, "model-m-1"))
-    metadata = [site.refresh().metadata["m"][0], far.to_bytes().decode()]
-    assert offered(site, device, metadata=metadata) == ""
-    assert offered(site, device) == "m is older than what was seen"
+    metadata = [mirror.refresh().metadata["m"][0], far.to_bytes().decode()]
+    assert offered(mirror, device, metadata=metadata) == ""
+    assert offered(mirror, device) == "m is older than what was seen"
     shelf.keys.add("m")
-    assert offered(site, device) == "m is older than what was seen"  # the key still counts
+    assert offered(mirror, device) == "m is older than what was seen"  # the key still counts
     shelf.keys.revoke("model-m-1")
-    assert offered(site, device) == ""
+    assert offered(mirror, device) == ""
 
 
-def test_a_key_less_or_more_of_those_that_are_several(shelf: Shelf, site: Mirror, tmp_path: Path) -> None:
+def test_a_key_less_or_more_of_those_that_are_several(shelf: Shelf, mirror: Mirror, tmp_path: Path) -> None:
     assert shelf.keys.add("root") == "root-4"
     for name in ("root-1", "root-2", "targets-3"):
         assert not shelf.keys.revoke(name)
@@ -225,7 +218,7 @@ def test_a_key_less_or_more_of_those_that_are_several(shelf: Shelf, site: Mirror
         with pytest.raises(ConfigError, match=rf"{name} cannot be revoked: [12] {name[:-2]} keys must sign"):
             shelf.keys.revoke(name)
     publish(shelf, tmp_path, "2.1")
-    assert site.refresh().plan == shelf.plan()
+    assert mirror.refresh().plan == shelf.plan()
     with pytest.raises(ConfigError, match="no key root-1 counts: there are root-3, root-4, targets-1"):
         shelf.keys.rotate("root-1")
     with pytest.raises(ConfigError, match=r"no key signs 'x': there are keys for root, targets, online, campaigns, m;"):
@@ -273,12 +266,12 @@ def test_with_too_few_keys_nothing_is_changed(
     assert lent.rotate(name)
 
 
-def test_keys_of_the_root_are_exchanged_where_no_other_key_is(shelf: Shelf, site: Mirror, tmp_path: Path) -> None:
+def test_keys_of_the_root_are_exchanged_where_no_other_key_is(shelf: Shelf, mirror: Mirror, tmp_path: Path) -> None:
     for path in shelf.ring.folder.iterdir():
         if not path.name.startswith("root-"):
             path.unlink()
     shelf.keys.rotate("root-1")
-    assert site.refresh().roots_after(1) == ((tmp_path / "repo/metadata/2.root.json").read_text(),)
+    assert mirror.refresh().roots_after(1) == ((tmp_path / "repo/metadata/2.root.json").read_text(),)
 
 
 def test_what_expires_is_renewed_in_its_last_third_and_what_cannot_be_is_told(tmp_path: Path) -> None:
@@ -306,7 +299,7 @@ def test_what_expires_is_renewed_in_its_last_third_and_what_cannot_be_is_told(tm
 
 
 def test_a_power_cut_between_the_new_root_and_the_rest_is_mended_by_refresh(
-    tmp_path: Path, shelf: Shelf, site: Mirror
+    tmp_path: Path, shelf: Shelf, mirror: Mirror
 ) -> None:
     for name in ("targets-1", "targets-2", "online-1"):
         before = {p: p.read_bytes() for p in (tmp_path / "repo/metadata").iterdir()}
@@ -315,9 +308,9 @@ def test_a_power_cut_between_the_new_root_and_the_rest_is_mended_by_refresh(
             if "root" not in path.name:
                 path.write_bytes(before[path]) if path in before else path.unlink()
     with pytest.raises(Untrusted, match="timestamp was signed by 0/1"):
-        site.refresh()
+        mirror.refresh()
     assert shelf.keys.refresh().roles == ("targets",)
-    assert site.refresh().plan == shelf.plan()
+    assert mirror.refresh().plan == shelf.plan()
 
 
 # the command

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -11,7 +10,7 @@ from click.testing import CliRunner
 
 from connectors.firmware import campaign as campaigns
 from connectors.firmware.campaign import Campaign, Plan
-from connectors.firmware.life import Entry, State
+from connectors.firmware.life import SECOND_NS, Entry, State
 from connectors.firmware.protocol import Said
 from connectors.firmware.roster import Job, Standing
 from connectors.firmware.status import SiteStatus
@@ -27,7 +26,7 @@ from tests.containers.kit import write_site
 from tests.firmware.device import Device, living
 from tests.firmware.fleet import BEFORE
 from tests.firmware.plant import Site, Web, publish, shelf_in
-from tests.firmware.test_life import USUAL, bring, campaign, jobs, roster, said, settle, step, tell
+from tests.firmware.test_life import NOW, USUAL, bring, campaign, jobs, roster, said, settle, step, tell
 from tests.firmware.test_service import where
 
 BACK = {"m": Job(campaign(id="c-revert", path=BEFORE.path, version="1", replaces="2"), BEFORE, ready=True)}
@@ -65,6 +64,36 @@ def test_what_is_still_at_risk_in_the_campaign_that_halted_counts() -> None:
     assert of.entries["at-risk"].state is State.COMMITTED  # on the version of its own campaign
     assert "install" in settle(of, one).values()
     assert of.entries["at-risk"].campaign == "c-revert"
+
+
+def test_who_is_silent_since_the_campaign_that_halted_is_given_up_and_its_quota_given_back() -> None:
+    of = roster("bricked", "loading", "a")
+    settle(of)
+    for d in ("bricked", "a"):
+        bring(of, d, Said.DOWNLOADING, Said.VERIFIED)
+    bring(of, "loading", Said.DOWNLOADING)
+    settle(of)
+    bring(of, "a", Said.COMMITTED)
+    one = {"m": Job(msgspec.structs.replace(BACK["m"].campaign, quotas={"s": 1}), BEFORE, ready=True)}
+    late_ns = NOW + int(one["m"].campaign.timeouts.install_s * SECOND_NS) + 1
+    assert settle(of, one) == {"loading": "cancel", "a": "download"}
+    tell(of, said("a", Said.VERIFIED, campaign="c-revert", version="2"), one, late_ns - 2)
+    assert step(of, one, late_ns - 1) == {}
+    assert of.entries["bricked"].state is State.INSTALLING
+    assert step(of, one, late_ns) == {"a": "install"}
+    assert (of.entries["bricked"].state, of.entries["bricked"].campaign) == (State.STALLED, "c")
+    assert (of.standing(one["m"]).at_risk, of.standing(one["m"]).busy, of.standing(one["m"]).lost) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("state", [Said.REBOOTING, Said.CONFIRMING])
+def test_a_device_at_risk_that_the_next_campaign_will_take_is_busy_once(state: Said) -> None:
+    of = roster("d")
+    settle(of)
+    bring(of, "d", Said.DOWNLOADING, Said.VERIFIED)
+    settle(of)
+    tell(of, said("d", state, campaign="c", version="2"))
+    standing = of.standing(BACK["m"])
+    assert (standing.devices, standing.at_risk, standing.busy) == (1, 1, 1)
 
 
 def test_a_device_that_did_not_hear_of_it_and_says_how_it_ended_before_is_told_again() -> None:
@@ -210,14 +239,6 @@ def test_status_tells_of_devices_that_keep_the_version(
 
 
 # with a real broker and devices
-
-
-@pytest.fixture
-def web(tmp_path: Path, shelf: Shelf) -> Iterator[Web]:
-    """Serves the repository."""
-    server = Web(tmp_path / "repo")
-    yield server
-    server.close()
 
 
 async def test_devices_go_back_over_mqtt(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import http.client
 import signal
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,29 +14,13 @@ import pytest
 from connectors.firmware import audit
 from connectors.firmware.delivery import Store
 from connectors.firmware.windows import is_open, parse
-from containers.embedded import EmbeddedKafka
 from pipelines.errors import ConfigError
 from pipelines.runtime.serve import serve_app
 from tests.bed import until
-from tests.bed.mosquitto import Mosquitto
 from tests.firmware.device import STEPS, Device, living
-from tests.firmware.plant import IMAGE, Site, Web, publish, shelf_in
+from tests.firmware.plant import IMAGE, Site, publish
 
 QUIET = {"COMMITTED", "ROLLED_BACK", "STALLED", "WAITING_WINDOW"}  # the last: those that a halt has spared
-
-
-@pytest.fixture
-def web(tmp_path: Path) -> Iterator[Web]:
-    """Serves the repository."""
-    server = Web(tmp_path / "repo")
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def site(kafka: EmbeddedKafka, mosquitto: Mosquitto, unique: str, tmp_path: Path, web: Web) -> Site:
-    """A site of its own for each test."""
-    return Site(unique, kafka.bootstrap, mosquitto.url, tmp_path, shelf_in(tmp_path), web)
 
 
 def where(site: Site) -> tuple[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import nacl.pwhash.argon2id as argon2id
@@ -12,7 +12,6 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata
 
-from connectors.firmware.campaign import Campaign
 from connectors.firmware.manifest import Manifest
 from connectors.firmware.mirror import TRIES_MAX, Mirror, Untrusted
 from containers.firmware.shelf import Shelf
@@ -21,44 +20,9 @@ from containers.repository.ring import Ring
 from pipelines.clock import ManualClock, SystemClock
 from pipelines.errors import BadData, ConfigError, LimitExceeded, Unavailable
 from tests.firmware.device import Device
-from tests.firmware.plant import IMAGE, Web, publish, shelf_in
+from tests.firmware.plant import IMAGE, Web, plan, publish, root_of, shelf_in
 
 DAY_NS = 86_400 * 10**9
-
-
-def plan(shelf: Shelf, path: str = "m/2.0/fw.bin", name: str = "c") -> None:
-    """A campaign for an image."""
-    made = Campaign(
-        id=name, model=path.split("/")[0], path=path, version=path.split("/")[1], begun_s=1, quotas={"s": 1}
-    )
-    shelf.change_plan(lambda _: (made,))
-
-
-@pytest.fixture
-def shelf(tmp_path: Path) -> Shelf:
-    """With an image 2.0 and a campaign."""
-    made = shelf_in(tmp_path)
-    publish(made, tmp_path)
-    plan(made)
-    return made
-
-
-@pytest.fixture
-def web(tmp_path: Path, shelf: Shelf) -> Iterator[Web]:
-    """Serves it."""
-    server = Web(tmp_path / "repo")
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def mirror(tmp_path: Path, web: Web) -> Mirror:
-    """A site."""
-    return Mirror(web.url, root_of(tmp_path), tmp_path / "site", 10 * 2**20)
-
-
-def root_of(folder: Path) -> bytes:
-    return (folder / "repo/metadata/1.root.json").read_bytes()
 
 
 def names(folder: Path) -> list[str]:
@@ -298,10 +262,21 @@ def test_publishing_refuses_what_makes_no_sense(tmp_path: Path, shelf: Shelf) ->
         shelf.keys.add_model("targets")
     with pytest.raises(ConfigError, match="is a firmware repository already"):
         shelf.keys.init()
-    with pytest.raises(ConfigError, match="is no firmware repository"):
-        Shelf(tmp_path / "else", shelf.ring, SystemClock()).plan()
     with pytest.raises(ConfigError, match="the firmware plan is wrong"):
         plan(shelf, "m/2.0/fw.bin", "Not a name")
+
+
+@pytest.mark.parametrize("folder", ["else", ""])
+def test_where_no_repository_is_it_says_how_to_make_one(tmp_path: Path, shelf: Shelf, folder: str) -> None:
+    none = Shelf(tmp_path / folder, shelf.ring, SystemClock())
+    tries: list[Callable[[], object]] = [
+        none.plan, lambda: none.change_plan(lambda old: old), lambda: publish(none, tmp_path), none.keys.refresh,
+        none.keys.listed, lambda: none.keys.add("root"), lambda: none.keys.add_model("n"),
+        lambda: none.keys.rotate("root-1"), lambda: none.keys.revoke("root-1"),
+    ]  # fmt: skip
+    for attempt in tries:
+        with pytest.raises(ConfigError, match=f"{none.folder} is no firmware repository .*pipeline firmware keys init"):
+            attempt()
 
 
 def test_without_the_keys_nothing_is_signed_and_nothing_changes(tmp_path: Path, shelf: Shelf) -> None:
