@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,3 +59,11 @@ def place_of(given: bytes, known: Sequence[bytes]) -> int | None:
         if hmac.compare_digest(mine, one):
             found = number
     return found
+
+
+def trusted(ca: Secret | None, secrets_dir: Path) -> ssl.SSLContext:
+    """For TLS with servers that the CA's in a secret, or the system's, vouch for; `ConfigError` if it is missing or holds none."""
+    try:
+        return ssl.create_default_context(cafile=ca.file(secrets_dir) if ca else None)
+    except ssl.SSLError as e:
+        raise ConfigError(f"secret {ca.name if ca else ''!r} holds no CA certificates in PEM form: {e}") from e

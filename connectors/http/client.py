@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ import aiohttp
 from connectors.base import Context
 from connectors.http import PollSource
 from connectors.http.links import joined
+from connectors.secrets import trusted
 from pipelines.errors import BadData, ConfigError, NotConnected
 
 PAGE_BYTES_MAX = 4 * 2**20  # decompressed
@@ -50,7 +50,7 @@ class Client:
             raise ConfigError(f"http poll: the secret for the header {bad} has characters that no header can have")
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                ssl=_trusted(source, context), limit=CONNECTIONS_MAX, limit_per_host=CONNECTIONS_MAX_HOST
+                ssl=trusted(source.ca, where), limit=CONNECTIONS_MAX, limit_per_host=CONNECTIONS_MAX_HOST
             ),
             headers=headers, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False,
         )  # fmt: skip
@@ -92,11 +92,3 @@ def _next(answer: aiohttp.ClientResponse) -> str | None:
     """The URL of the header Link with rel="next"."""
     link = answer.links.get("next")
     return None if link is None else str(link["url"])
-
-
-def _trusted(source: PollSource[Any], context: Context) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=source.ca.file(context.secrets_dir) if source.ca else None)
-    except ssl.SSLError as e:
-        name = source.ca.name if source.ca else ""
-        raise ConfigError(f"secret {name!r} holds no CA certificates in PEM form: {e}") from e
