@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ import aiohttp
 from connectors.base import Context
 from connectors.http import PollSource
 from connectors.http.links import joined
-from connectors.secrets import trusted
+from connectors.secrets import authorization, trusted
 from pipelines.errors import BadData, ConfigError, NotConnected
 
 PAGE_BYTES_MAX = 4 * 2**20  # decompressed
@@ -41,11 +40,7 @@ class Client:
         """`ConfigError` if a secret is missing."""
         where = context.secrets_dir
         headers = {"Accept": ", ".join(source.media), **{n: s.read(where) for n, s in source.headers}}
-        if source.token is not None:
-            headers["Authorization"] = f"Bearer {source.token.read(where)}"
-        if source.username is not None and source.password is not None:
-            account = f"{source.username}:{source.password.read(where)}".encode()
-            headers["Authorization"] = f"Basic {base64.b64encode(account).decode()}"
+        headers |= authorization(source.token, source.username, source.password, where)
         if bad := next((n for n, v in headers.items() if not v.isprintable()), None):
             raise ConfigError(f"http poll: the secret for the header {bad} has characters that no header can have")
         self._session = aiohttp.ClientSession(

@@ -13,7 +13,7 @@ import urllib3
 
 from connectors.columns import shown
 from connectors.kafka.payload import Registry
-from connectors.secrets import trusted
+from connectors.secrets import authorization, trusted
 from pipelines.errors import BadData, ConfigError, Unavailable
 
 A = TypeVar("A", bound=msgspec.Struct)
@@ -56,12 +56,8 @@ class Client:
     def __init__(self, registry: Registry, kind: Kind, secrets_dir: Path) -> None:
         """`kind`: what the topic's schemas must be. `ConfigError` if a secret is missing or cannot be used."""
         self._url, self._kind = registry.url.rstrip("/"), kind
-        headers = {"Accept": _ACCEPT}
-        if registry.token is not None:
-            headers["Authorization"] = f"Bearer {registry.token.read(secrets_dir)}"
-        if registry.username is not None and registry.password is not None:
-            account = f"{registry.username}:{registry.password.read(secrets_dir)}".encode()
-            headers["Authorization"] = f"Basic {base64.b64encode(account).decode()}"
+        account = authorization(registry.token, registry.username, registry.password, secrets_dir)
+        headers = {"Accept": _ACCEPT, **account}
         if not all(value.isprintable() for value in headers.values()):
             raise ConfigError("kafka registry: the secret token= has characters that no header can have")
         tls = trusted(registry.ca, secrets_dir) if self._url.startswith("https:") else None
