@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from connectors.options import http_login, secrets
 from connectors.secrets import Secret
 from connectors.urls import masked, parts_of
 from pipelines.errors import PlanError
+from pipelines.ports import lies_beside
 
 _MESSAGE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 
@@ -55,7 +55,7 @@ class _Payload:
             raise PlanError(
                 f"{kind}: write registry=kafka.Registry(url=…), or file= with the schema's file: one of them"
             )
-        if self.file is not None and not _is_beside(self.file):
+        if self.file is not None and not lies_beside(self.file):
             raise PlanError(
                 f"{kind} file={self.file!r}: write the path of a file that lies beside the pipeline file or below it"
             )
@@ -96,8 +96,3 @@ class Protobuf(_Payload):
             raise PlanError("kafka Protobuf message: it is needed with file=, and not with registry=")
         if self.message is not None and not _MESSAGE.fullmatch(self.message):
             raise PlanError(f"kafka Protobuf message={self.message!r}: write its full name, such as 'plant.Meter'")
-
-
-def _is_beside(path: str) -> bool:
-    parts = PurePosixPath(path)
-    return bool(parts.parts) and not parts.is_absolute() and ".." not in parts.parts

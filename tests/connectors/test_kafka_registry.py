@@ -322,6 +322,7 @@ async def test_the_account_and_the_authority_are_used(tmp_path: Path) -> None:
         (lambda: kafka.Registry(url="http://host", username="u:", password=secret("p")), r"username='u:': a colon ends it"),
         (lambda: kafka.Avro(), r"kafka Avro: write registry=kafka\.Registry\(url=…\), or file="),
         (lambda: kafka.Avro(file="../m.avsc"), r"kafka Avro file='\.\./m\.avsc': write the path of a file that lies beside"),
+        (lambda: kafka.Avro(file="avro\\m.avsc"), r"write the path of a file that lies beside the pipeline file or below it"),
         (lambda: kafka.Avro(registry=kafka.Registry(url="http://h"), framed=True), r"kafka Avro framed: messages of a registry"),
         (lambda: kafka.Protobuf(file="m.binpb"), r"kafka Protobuf message: it is needed with file="),
         (lambda: kafka.Protobuf(file="m.binpb", message="a b"), r"message='a b': write its full name, such as 'plant\.Meter'"),
