@@ -98,7 +98,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Site
         own["d"] = '[agent]\nrepository = ""\n'
         write_fleet(folder / "fleet", FLEET.format(address=registry.address), **own)
         patch.setattr(Publisher, "publish", lambda self, *words, **more: sites.publish(self, *words, **more))
-        patch.setattr("containers.cli_means.Press.base", lambda *_: None)
+        patch.setattr("containers.cli_means.Bases.of", lambda *_: None)
         patch.setattr("containers.fleet.pulled.LOOK_S", 0.1)
         patch.setattr("containers.cli_attempt.SiteAttempt.__call__", sites.push)
         patch.setenv(FLEET_VARIABLE, str(folder / "fleet"))
