@@ -13,7 +13,7 @@ import pytest
 
 from containers import names
 from containers.embedded import EmbeddedKafka
-from tests.agent.plant import CRASHES, PIPELINE
+from tests.agent.plant import CRASHES, version_text
 from tests.bed.engine import HOST_IN_CONTAINERS, Engine
 from tests.bed.registry import ImageRegistry
 from tests.bed.topics import create_topic
@@ -45,7 +45,7 @@ class Mixed:
     def write(self, first_lines: str = "") -> None:
         """Another version of the pipeline."""
         self.number += 1
-        text = PIPELINE.replace("of-pulling-sites", TOPIC).format(number=self.number, first_lines=first_lines)
+        text = version_text(self.number, first_lines, TOPIC)
         (self.folder / "tiny.py").write_text(text)
 
     def run(self, *words: str, code: int = 0) -> tuple[str, str]:
