@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from tests.agent.plant import CRASHES, version_text
 from tests.bed.engine import HOST_IN_CONTAINERS, Engine
 from tests.bed.registry import ImageRegistry
 from tests.bed.topics import create_topic
-from tests.fleet.kit import pipeline
+from tests.fleet.kit import pipeline, states_in
 
 pytestmark = pytest.mark.timeout(300)
 FLEET = """\
@@ -58,8 +57,7 @@ class Mixed:
 
     def states(self) -> dict[str, str]:
         """The state of each site in the newest rollout."""
-        value = json.loads(self.run("rollout", "status", "-o", "json")[0])
-        return {name: site["state"] for name, site in value["sites"].items()}
+        return states_in(self.run("rollout", "status", "-o", "json")[0])
 
     def running(self) -> dict[str, tuple[str, str]]:
         """Id and image of the container that runs at each site."""

@@ -26,7 +26,7 @@ from containers.site import SiteFile
 from pipelines.clock import ManualClock, SystemClock
 from tests.agent.world import World
 from tests.bed.registry import ImageRegistry
-from tests.fleet.kit import pipeline, write_fleet
+from tests.fleet.kit import pipeline, states_in, write_fleet
 
 NAMES = ("a", "b", "c")
 FLEET = """\
@@ -165,8 +165,7 @@ def deploy(folder: Path, *words: str) -> Result:
 
 def states() -> dict[str, str]:
     """The state of each site in the newest rollout."""
-    found = json.loads(pipeline("rollout", "status", "-o", "json").stdout)["sites"]
-    return {name: site["state"] for name, site in sorted(found.items())}
+    return states_in(pipeline("rollout", "status", "-o", "json").stdout)
 
 
 def test_one_rollout_brings_both_kinds_forward_and_back_each_by_its_way(fleet: tuple[Path, Sites]) -> None:
