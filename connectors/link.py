@@ -7,12 +7,12 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import aiomqtt
 
 from connectors.backoff import Backoff
 from connectors.secrets import Secret
+from connectors.urls import masked, parts_of
 from pipelines.errors import ConfigError, NotConnected
 from pipelines.runtime.serve import Health
 
@@ -45,11 +45,11 @@ class Broker:
         ca: Secret | None = None,
     ) -> Broker:
         """From 'mqtt[s]://host[:port]'; `ConfigError` if it is not that, or a secret is missing."""
-        parts = urlsplit(url)
-        if parts.scheme not in _PORTS or not parts.hostname:
-            raise ConfigError(f"mqtt broker {url!r}: write 'mqtt://host:1883' or 'mqtts://host:8883'")
+        parts = parts_of(url, *_PORTS)
+        if parts is None:
+            raise ConfigError(f"mqtt broker {masked(url)!r}: write 'mqtt://host:1883' or 'mqtts://host:8883'")
         return cls(
-            parts.hostname, parts.port or _PORTS[parts.scheme], parts.scheme == "mqtts", username,
+            str(parts.hostname), parts.port or _PORTS[parts.scheme], parts.scheme == "mqtts", username,
             password.read(secrets_dir) if password else None, str(ca.file(secrets_dir)) if ca else None,
         )  # fmt: skip
 

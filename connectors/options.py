@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from connectors.secrets import Secret
 from pipelines.errors import ConfigError, PlanError
 from pipelines.expr import Expr
 from pipelines.schema import Schema
@@ -27,6 +28,28 @@ def durations(kind: str, **options: str | None) -> None:
     for option, text in options.items():
         if text is not None:
             duration(kind, option, text)
+
+
+def secrets(kind: str, **options: Secret | None) -> None:
+    """`PlanError` if an option that is given is no secret(…)."""
+    for option, given in options.items():
+        if given is not None and not isinstance(given, Secret):
+            raise PlanError(f'{kind} {option}: write secret("name of a file in secrets_dir")')
+
+
+def login(kind: str, username: str | None, password: Secret | None) -> None:
+    """`PlanError` if the password is nobody's, or no secret(…)."""
+    if password is not None and (username is None or not isinstance(password, Secret)):
+        raise PlanError(f'{kind} password: write username="…", password=secret("name of a file in secrets_dir")')
+
+
+def http_login(kind: str, token: Secret | None, username: str | None, password: Secret | None) -> None:
+    """`PlanError` unless it is a token, or a name and a password that HTTP can carry, or nothing."""
+    secrets(kind, token=token, password=password)
+    if (username is None) != (password is None) or (token and password):
+        raise PlanError(f'{kind}: write token=secret("…"), or username="…" and password=secret("…")')
+    if username is not None and ":" in username:
+        raise PlanError(f"{kind} username={username!r}: a colon ends it")
 
 
 def named(kind: str, schema: type[Schema], fields: Mapping[Any, str] | None) -> tuple[tuple[str, str], ...]:

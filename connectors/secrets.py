@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,3 +60,23 @@ def place_of(given: bytes, known: Sequence[bytes]) -> int | None:
         if hmac.compare_digest(mine, one):
             found = number
     return found
+
+
+def trusted(ca: Secret | None, secrets_dir: Path) -> ssl.SSLContext:
+    """TLS with servers that the CAs of a secret, or the system's, vouch for; `ConfigError` if it is missing or holds none."""
+    try:
+        return ssl.create_default_context(cafile=ca.file(secrets_dir) if ca else None)
+    except ssl.SSLError as e:
+        raise ConfigError(f"secret {ca.name if ca else ''!r} holds no CA certificates in PEM form: {e}") from e
+
+
+def authorization(
+    token: Secret | None, username: str | None, password: Secret | None, secrets_dir: Path
+) -> dict[str, str]:
+    """The header of HTTP that says who asks, none without an account; `ConfigError` if a secret is missing."""
+    if token is not None:
+        return {"Authorization": f"Bearer {token.read(secrets_dir)}"}
+    if username is not None and password is not None:
+        account = f"{username}:{password.read(secrets_dir)}".encode()
+        return {"Authorization": f"Basic {base64.b64encode(account).decode()}"}
+    return {}

@@ -81,7 +81,7 @@ def _forward(options: Mapping[str, str], sites: Sequence[SiteFile]) -> Change:
         )  # fmt: skip
 
     def publish(press: Press, publisher: Publisher, site: SiteFile, rollout: str) -> None:
-        plan, base = plans[site.pipeline], press.base(site)
+        plan, base = plans[site.pipeline], press.bases.of(site)
         if as_planned := expected.get(site.site.site):
             as_planned.check(site.site.site, planned(publisher.repo, site, plan, base, SystemClock()))
         publisher.publish(site, plan, base, rollout=rollout, rules=rules_of(options, site))

@@ -14,7 +14,7 @@ from containers import cli_rollout, rollout, saved_plan, show_plan
 from containers.agent.planned import planned
 from containers.agent.report import registry_of
 from containers.cli_attempt import Change, attempt_of, change_of, plans_of, pulled, release_of
-from containers.cli_means import Means, Press, base_of, engine_option, means_options
+from containers.cli_means import Bases, Means, Press, engine_option, means_options
 from containers.cli_rollout import policy_options
 from containers.cli_shared import INTERRUPTED, Context, Duration, lock_timeout, shared, stands_alone
 from containers.cli_site import operator_of
@@ -63,12 +63,15 @@ def plan(context: Context, detailed_exitcode: bool, out: Path | None, timeout: f
     """
     sites = context.sites()
     plans = plans_of(sites)
-    bases = {s.site.base_image: base_of(s, engine, context.console) for s in _one_of_each_base(sites)}
+    bases = Bases(engine, context.console)
+    for site in sites:
+        if site.pulls:  # those that are pushed to have it on their engines
+            bases.of(site)
 
     def read(site: SiteFile) -> Deployment:
         if site.pulls:
             with registry_of(site) as repo:
-                return planned(repo, site, plans[site.pipeline], bases[site.site.base_image], SystemClock())
+                return planned(repo, site, plans[site.pipeline], bases.of(site), SystemClock())
         with operator_of(site, context.console) as operator:
             return operator.plan(plans[site.pipeline])
 
@@ -85,11 +88,6 @@ def plan(context: Context, detailed_exitcode: bool, out: Path | None, timeout: f
     if not seen:
         return 1
     return CHANGES if detailed_exitcode and any(todo.needed for todo in seen.values()) else 0
-
-
-def _one_of_each_base(sites: Sequence[SiteFile]) -> Sequence[SiteFile]:
-    """Of the sites that pull: those that are pushed to have it on their engines."""
-    return list({s.site.base_image: s for s in sites if s.pulls}.values())
 
 
 def _show_one(console: Console, named: Mapping[str, Deployment | SitestreamError]) -> None:

@@ -87,16 +87,45 @@ def means_options(command: F) -> F:
 
 
 @dataclass
+class Bases:
+    """Base images with their layers, from whatever thread: each is looked for once, in the cache, else on an engine that need not
+    be the site's."""
+
+    engine: str
+    console: Console
+    _found: dict[str, Base] = field(default_factory=dict)
+    _looking: Lock = field(default_factory=Lock)
+
+    def of(self, site: SiteFile) -> Base:
+        """That of a site."""
+        name = site.site.base_image
+        with self._looking:
+            if name not in self._found:
+                self._found[name] = self._look(site, name)
+            return self._found[name]
+
+    def _look(self, site: SiteFile, name: str) -> Base:
+        if known := bases.recall(layer_store().folder / bases.FOLDER, name):
+            return known
+        try:
+            with closing(Engine(self.engine)) as at:
+                return Operator(site, at, self.console).whole_base()
+        except Unavailable as e:
+            raise Unavailable(
+                f"{e}; the cache here has no base image {name}: name an engine that has it with --engine"
+            ) from e
+
+
+@dataclass
 class Press:
     """Publishes with these means, from whatever thread. `ConfigError` if keys are missing or locked."""
 
     means: Means
     console: Console
     _there: dict[str, set[str]] = field(default_factory=dict)  # by repository: what it is known to have
-    _bases: dict[str, Base] = field(default_factory=dict)
-    _looking: Lock = field(default_factory=Lock)
 
     def __post_init__(self) -> None:
+        self.bases = Bases(self.means.engine, self.console)
         keys = keys_of(self.means.keys, self.means.extra, self.means.passphrase)
         self._signers, self._roots = keys.release_signers(), keys.roots()
 
@@ -108,8 +137,8 @@ class Press:
         for site in {where(s): s for s in sites}.values():
             with registry_of(site) as repo:
                 artifact.get_root(repo, 1)
-        for site in {s.site.base_image: s for s in sites if builds}.values():
-            self.base(site)
+        for site in sites if builds else ():
+            self.bases.of(site)
 
     @contextmanager
     def at(self, site: SiteFile) -> Iterator[Publisher]:
@@ -117,28 +146,6 @@ class Press:
         days, there = max(1, int(self.means.good_for_s // DAY_S)), self._there.setdefault(where(site), set())
         with registry_of(site) as repo:
             yield Publisher(repo, self._signers, self._roots, layer_store(), SystemClock(), days, there)
-
-    def base(self, site: SiteFile) -> Base:
-        """See `base_of`."""
-        name = site.site.base_image
-        with self._looking:
-            if name not in self._bases:
-                self._bases[name] = base_of(site, self.means.engine, self.console)
-            return self._bases[name]
-
-
-def base_of(site: SiteFile, engine: str, console: Console) -> Base:
-    """A site's base image with its layers: from the cache, else from an engine that need not be the site's."""
-    name = site.site.base_image
-    if known := bases.recall(layer_store().folder / bases.FOLDER, name):
-        return known
-    try:
-        with closing(Engine(engine)) as at:
-            return Operator(site, at, console).whole_base()
-    except Unavailable as e:
-        raise Unavailable(
-            f"{e}; the cache here has no base image {name}: name an engine that has it with --engine"
-        ) from e
 
 
 def where(site: SiteFile) -> str:

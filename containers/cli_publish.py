@@ -56,7 +56,7 @@ def publish(context: Context, policy: Policy, wait_s: float, means: Means) -> in
             working(site.site.site)
             if where(site) not in publishers:
                 publishers[where(site)] = opened.enter_context(press.at(site))
-            made.append(publishers[where(site)].publish(site, plans[site.pipeline], press.base(site)))
+            made.append(publishers[where(site)].publish(site, plans[site.pipeline], press.bases.of(site)))
     rows = [[p.site, str(p.version), p.what, p.agent, ", ".join(p.services)] for p in made]
     value = [
         {"site": p.site, "release": p.version, "pipeline": p.what, "agent": p.agent, "services": p.services}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import click
 
+from connectors.urls import masked, parts_of
 from containers.cli_shared import Context, check_new, new_file, shared
 from pipelines.clock import SystemClock
 from pipelines.errors import ConfigError
@@ -61,12 +61,12 @@ async def _discover(url: str, username: str | None, password: Path | None, depth
     from connectors.opcua.identity import Identity
     from connectors.secrets import Secret
 
-    where = urlsplit(url)
-    if where.scheme != "opc.tcp" or not where.hostname:
-        raise ConfigError(f"{url!r} is no OPC UA server: write 'opc.tcp://host:4840/path'")
+    where = parts_of(url, "opc.tcp")
+    if where is None:
+        raise ConfigError(f"{masked(url)!r} is no OPC UA server: write 'opc.tcp://host:4840/path'")
     secret = Secret(str(password)) if password else None
     identity = Identity.of(None, username, secret, Path())
-    channel = await Channel.open(url, where.hostname, where.port or PORT, identity.policy, SystemClock())
+    channel = await Channel.open(url, str(where.hostname), where.port or PORT, identity.policy, SystemClock())
     try:
         mine = await session.create(channel, identity, url, "sitestream-discover", KEEP_S)
         found = await discover.look(channel, depth_max=depth, nodes_max=nodes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol, TypeVar
 
 from pipelines.schema import Row, Schema
@@ -60,6 +60,12 @@ class Surroundings:
 
     folder: Path = Path()  # of the pipeline file
     secrets_dir: Path = Path("/run/secrets")
+
+
+def lies_beside(path: str) -> bool:
+    """Whether it is the path of a file in the pipeline file's folder, or below it: such files travel with the pipeline file."""
+    parts = PurePosixPath(path)
+    return bool(parts.parts) and not parts.is_absolute() and ".." not in parts.parts and "\\" not in path
 
 
 class Lacking(Exception):

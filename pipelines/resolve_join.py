@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import Any
 
 from pipelines.errors import ConfigError, PlanError
 from pipelines.expr import Expr
 from pipelines.plan import READ, DimensionSpec, Fill, JoinSpec, LookupSpec, Step, WithinSpec
+from pipelines.ports import lies_beside
 from pipelines.schema import Agg, Col, Field, KeyField, Schema
 from pipelines.units import duration_ns
 from pipelines.windows import LENGTH_NS_MAX, Calendar, Window
@@ -139,8 +139,7 @@ def dimension(schema: type[Schema], path: str, key: str | None, columns: Mapping
         raise PlanError(f"{where}: only .csv and .parquet can be read")
     if filled := {f.qualified for f in row.fields} - {f.qualified for f in schema.sent().fields}:
         raise PlanError(f"{where}: facts have no {', '.join(sorted(filled))}: only a source of readings fills that")
-    parts = PurePosixPath(path)
-    if parts.is_absolute() or ".." in parts.parts or "\\" in path:
+    if not lies_beside(path):
         raise PlanError(
             f"{where}: the file travels with the pipeline file, so it lies in its folder or one below: 'facts/x.csv'"
         )

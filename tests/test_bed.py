@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,10 +19,12 @@ from containers.repository.registry import Registry
 from pipelines.errors import Unavailable
 from tests.bed import find_part, free_port, until, wait_until
 from tests.bed.engine import Engine
+from tests.bed.firewall import iptables
 from tests.bed.mosquitto import Mosquitto
 from tests.bed.prometheus import Prometheus
 from tests.bed.registry import ImageRegistry
 from tests.bed.s3 import S3
+from tests.bed.slots import take_slot
 from tests.bed.topics import consume_all, create_topic, produce
 
 # Ask Kafka for its brokers (Metadata request, version 1), print where it says it lives, then try the world outside.
@@ -208,9 +209,21 @@ async def test_waiting_in_vain_says_what_for_and_what_was_seen_last() -> None:
         await until(lambda: 1 // 0, 0.1, "a division")
 
 
+def test_processes_have_numbers_of_their_own_until_they_give_them_back(tmp_path: Path) -> None:
+    locks = [tmp_path / "0" / "lock", tmp_path / "1"]
+    (zero, lock), (one, other) = take_slot(locks, "processes run"), take_slot(locks, "processes run")
+    with other, lock:
+        assert (zero, one) == (0, 1)
+        with pytest.raises(Unavailable, match="2 processes run already: end some of those test sessions"):
+            take_slot(locks, "processes run")
+        lock.close()
+        again, lock_again = take_slot(locks, "processes run")
+        with lock_again:
+            assert again == 0
+
+
 def _isolation_rules() -> set[str]:
-    rules = subprocess.run([find_part("iptables"), "-S"], capture_output=True, text=True, check=True).stdout
-    return {rule for rule in rules.splitlines() if rule.startswith("-A DOCKER-ISOLATION") and "br-" in rule}
+    return {rule for rule in iptables("-S").splitlines() if rule.startswith("-A DOCKER-ISOLATION") and "br-" in rule}
 
 
 async def _subscribe_and_leave(port: int, topic: str) -> None:

@@ -19,7 +19,6 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -27,6 +26,7 @@ from connectors.control.commands import Value
 from connectors.opcua import MODES, POLICIES, Security
 from connectors.opcua.paths import NodePath
 from connectors.secrets import Secret, secret
+from connectors.urls import parts_of
 from pipelines.errors import ConfigError, PlanError
 from pipelines.units import duration_ns
 
@@ -129,12 +129,7 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def wrong(self) -> Iterator[tuple[str, str]]:
         """(field, what is wrong with it) of each mistake."""
-        url = urlsplit(self.server)
-        try:
-            right = url.scheme == "opc.tcp" and url.hostname and url.port != 0 and not url.username
-        except ValueError:
-            right = False
-        if not right:
+        if parts_of(self.server, "opc.tcp") is None:
             yield ".server", "write 'opc.tcp://host:4840/path', and username and password apart"
         policy, _, mode = self.security.replace(" ", "").partition(",")
         if self.security and (policy not in POLICIES or mode not in MODES):

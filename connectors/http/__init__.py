@@ -10,15 +10,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
-from urllib.parse import SplitResult, urlsplit
 
 from connectors.base import TimeUnit
 from connectors.columns import KEY_CHARS_MAX
 from connectors.conditions import Condition, check
 from connectors.http.path import PostPath
 from connectors.http.readings import Readings
-from connectors.options import duration, durations, named
+from connectors.options import duration, durations, http_login, named, secrets
 from connectors.secrets import Secret
+from connectors.urls import masked, parts_of
 from pipelines.errors import ConfigError, PlanError
 from pipelines.schema import Schema
 from pipelines.topics import named_after
@@ -126,7 +126,7 @@ def push(
 
 
 def _check_push(made: PushSource[Any]) -> None:
-    _secrets(
+    secrets(
         "http push", tokens=made.tokens, users=made.users, certificate=made.certificate, private_key=made.private_key
     )
     if made.tokens is None and made.users is None:
@@ -266,9 +266,11 @@ def _check_poll(made: PollSource[Any]) -> None:
     for name, url in made.urls:
         if name is not None and not 1 <= len(name) <= KEY_CHARS_MAX:
             raise PlanError(f"http poll url: {name!r} is no name of a device: it has 1 to {KEY_CHARS_MAX} characters")
-        if not _good(urlsplit(url)):
-            shown = re.sub(r"//[^@/]*@", "//…@", url)
-            raise PlanError(f"http poll url={shown!r}: write 'https://host/path', and username= and password= apart")
+        parts = parts_of(url, "http", "https")
+        if parts is None or parts.fragment:
+            raise PlanError(
+                f"http poll url={masked(url)!r}: write 'https://host/path', and username= and password= apart"
+            )
     if made.key is not None and made.key_field is None:
         raise PlanError(f"http poll key={made.key!r}: each URL has the name of its device already")
     durations("http poll", timeout=made.timeout)
@@ -279,14 +281,10 @@ def _check_poll(made: PollSource[Any]) -> None:
 
 
 def _check_account(made: PollSource[Any]) -> None:
-    _secrets("http poll", token=made.token, password=made.password, ca=made.ca)
+    http_login("http poll", made.token, made.username, made.password)
+    secrets("http poll", ca=made.ca)
     for name, value in made.headers:
-        _secrets(f"http poll headers {name}", secret=value)
-    if (made.username is None) != (made.password is None) or (made.token and made.password):
-        raise PlanError('http poll: write token=secret("…"), or username="…" and password=secret("…")')
-    if made.username is not None and ":" in made.username:
-        raise PlanError(f"http poll username={made.username!r}: a colon ends it")
-    for name, _ in made.headers:
+        secrets(f"http poll headers {name}", secret=value)
         if not _HEADER.fullmatch(name) or name.lower() in ("authorization", "host", "content-length", "cookie"):
             raise PlanError(f"http poll headers: {name!r} cannot be given: write one such as 'X-Api-Key'")
 
@@ -305,18 +303,3 @@ def _check_pages(made: PollSource[Any]) -> None:
     for option, name in (("cursor", made.cursor), ("since", made.since)):
         if name is not None and not _PARAMETER.fullmatch(name):
             raise PlanError(f"http poll {option}={name!r}: write the name of a parameter of the query")
-
-
-def _good(url: SplitResult) -> bool:
-    try:
-        port = url.port
-    except ValueError:
-        return False
-    apart = url.username or url.password or url.fragment
-    return url.scheme in ("http", "https") and bool(url.hostname) and port != 0 and not apart
-
-
-def _secrets(kind: str, **given: Secret | None) -> None:
-    for option, value in given.items():
-        if value is not None and not isinstance(value, Secret):
-            raise PlanError(f'{kind} {option}: write secret("name of a file in secrets_dir")')

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +12,7 @@ import aiohttp
 from connectors.base import Context
 from connectors.http import PollSource
 from connectors.http.links import joined
+from connectors.secrets import authorization, trusted
 from pipelines.errors import BadData, ConfigError, NotConnected
 
 PAGE_BYTES_MAX = 4 * 2**20  # decompressed
@@ -41,16 +40,12 @@ class Client:
         """`ConfigError` if a secret is missing."""
         where = context.secrets_dir
         headers = {"Accept": ", ".join(source.media), **{n: s.read(where) for n, s in source.headers}}
-        if source.token is not None:
-            headers["Authorization"] = f"Bearer {source.token.read(where)}"
-        if source.username is not None and source.password is not None:
-            account = f"{source.username}:{source.password.read(where)}".encode()
-            headers["Authorization"] = f"Basic {base64.b64encode(account).decode()}"
+        headers |= authorization(source.token, source.username, source.password, where)
         if bad := next((n for n, v in headers.items() if not v.isprintable()), None):
             raise ConfigError(f"http poll: the secret for the header {bad} has characters that no header can have")
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                ssl=_trusted(source, context), limit=CONNECTIONS_MAX, limit_per_host=CONNECTIONS_MAX_HOST
+                ssl=trusted(source.ca, where), limit=CONNECTIONS_MAX, limit_per_host=CONNECTIONS_MAX_HOST
             ),
             headers=headers, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False,
         )  # fmt: skip
@@ -92,11 +87,3 @@ def _next(answer: aiohttp.ClientResponse) -> str | None:
     """The URL of the header Link with rel="next"."""
     link = answer.links.get("next")
     return None if link is None else str(link["url"])
-
-
-def _trusted(source: PollSource[Any], context: Context) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=source.ca.file(context.secrets_dir) if source.ca else None)
-    except ssl.SSLError as e:
-        name = source.ca.name if source.ca else ""
-        raise ConfigError(f"secret {name!r} holds no CA certificates in PEM form: {e}") from e

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from urllib.parse import urlsplit
 
+from connectors.options import http_login, secrets
 from connectors.secrets import Secret
+from connectors.urls import masked, parts_of
 from pipelines.errors import PlanError
+from pipelines.ports import lies_beside
 
 _MESSAGE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 
@@ -29,18 +30,14 @@ class Registry:
 
     def __post_init__(self) -> None:
         """`PlanError` says what is wrong."""
-        if not _is_url(self.url):
-            shown = re.sub(r"//[^@/]*@", "//…@", self.url)
+        url = parts_of(self.url, "http", "https")
+        if url is None or url.query or url.fragment:
             raise PlanError(
-                f"kafka registry url={shown!r}: write 'https://host:8081', and username= and password=, or token=, apart"
+                f"kafka registry url={masked(self.url)!r}: "
+                "write 'https://host:8081', and username= and password=, or token=, apart"
             )
-        for option, value in (("password", self.password), ("token", self.token), ("ca", self.ca)):
-            if value is not None and not isinstance(value, Secret):
-                raise PlanError(f'kafka registry {option}: write secret("name of a file in secrets_dir")')
-        if (self.username is None) != (self.password is None) or (self.token and self.password):
-            raise PlanError('kafka registry: write token=secret("…"), or username="…" and password=secret("…")')
-        if self.username is not None and ":" in self.username:
-            raise PlanError(f"kafka registry username={self.username!r}: a colon ends it")
+        http_login("kafka registry", self.token, self.username, self.password)
+        secrets("kafka registry", ca=self.ca)
         if self.ca is not None and not self.url.startswith("https:"):
             raise PlanError(f"kafka registry ca: {self.url} has no certificate to check: write https://")
 
@@ -58,7 +55,7 @@ class _Payload:
             raise PlanError(
                 f"{kind}: write registry=kafka.Registry(url=…), or file= with the schema's file: one of them"
             )
-        if self.file is not None and not _is_beside(self.file):
+        if self.file is not None and not lies_beside(self.file):
             raise PlanError(
                 f"{kind} file={self.file!r}: write the path of a file that lies beside the pipeline file or below it"
             )
@@ -99,18 +96,3 @@ class Protobuf(_Payload):
             raise PlanError("kafka Protobuf message: it is needed with file=, and not with registry=")
         if self.message is not None and not _MESSAGE.fullmatch(self.message):
             raise PlanError(f"kafka Protobuf message={self.message!r}: write its full name, such as 'plant.Meter'")
-
-
-def _is_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return False
-    apart = parts.username or parts.password or parts.query or parts.fragment
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0 and not apart
-
-
-def _is_beside(path: str) -> bool:
-    parts = PurePosixPath(path)
-    return bool(parts.parts) and not parts.is_absolute() and ".." not in parts.parts

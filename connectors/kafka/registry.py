@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -14,6 +13,7 @@ import urllib3
 
 from connectors.columns import shown
 from connectors.kafka.payload import Registry
+from connectors.secrets import authorization, trusted
 from pipelines.errors import BadData, ConfigError, Unavailable
 
 A = TypeVar("A", bound=msgspec.Struct)
@@ -56,17 +56,13 @@ class Client:
     def __init__(self, registry: Registry, kind: Kind, secrets_dir: Path) -> None:
         """`kind`: what the topic's schemas must be. `ConfigError` if a secret is missing or cannot be used."""
         self._url, self._kind = registry.url.rstrip("/"), kind
-        headers = {"Accept": _ACCEPT}
-        if registry.token is not None:
-            headers["Authorization"] = f"Bearer {registry.token.read(secrets_dir)}"
-        if registry.username is not None and registry.password is not None:
-            account = f"{registry.username}:{registry.password.read(secrets_dir)}".encode()
-            headers["Authorization"] = f"Basic {base64.b64encode(account).decode()}"
+        account = authorization(registry.token, registry.username, registry.password, secrets_dir)
+        headers = {"Accept": _ACCEPT, **account}
         if not all(value.isascii() and value.isprintable() for value in headers.values()):
             raise ConfigError("kafka registry: the secret token= has characters that no header can have")
-        trusted = _trusted(registry, secrets_dir) if self._url.startswith("https:") else None
+        tls = trusted(registry.ca, secrets_dir) if self._url.startswith("https:") else None
         self._http = urllib3.PoolManager(
-            headers=headers, timeout=TIMEOUT_S, retries=False, ssl_context=trusted
+            headers=headers, timeout=TIMEOUT_S, retries=False, ssl_context=tls
         )  # follows nobody elsewhere
 
     def schema(self, number: int) -> Registered:
@@ -143,11 +139,3 @@ def _is_base64(text: str) -> bool:
 def _short(error: Exception) -> str:
     """urllib3's text begins with the place of an object in memory."""
     return str(error).rpartition(">: ")[2] or type(error).__name__
-
-
-def _trusted(registry: Registry, secrets_dir: Path) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=registry.ca.file(secrets_dir) if registry.ca else None)
-    except ssl.SSLError as e:
-        name = registry.ca.name if registry.ca else ""
-        raise ConfigError(f"secret {name!r} holds no CA certificates in PEM form: {e}") from e

@@ -8,7 +8,9 @@ from functools import cached_property
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
+from connectors.options import login, secrets
 from connectors.secrets import Secret
+from connectors.urls import masked, parts_of
 from pipelines.errors import PlanError
 
 PORTS = {"mqtt": 1883, "mqtts": 8883}
@@ -40,14 +42,14 @@ class Connection:
 
     def check(self) -> None:
         """`PlanError` if it cannot be right."""
-        url = self.address
-        if url.scheme not in PORTS or not url.hostname or url.path.strip("/") or url.username or url.password:
+        url = parts_of(self.broker, *PORTS)
+        if url is None or url.path.strip("/"):
             raise PlanError(
-                f"mqtt broker {_no_password(self.broker)!r}: "
+                f"mqtt broker {masked(self.broker)!r}: "
                 "write 'mqtt://host:1883' or 'mqtts://host:8883', and username= and password= apart"
             )
-        if self.password is not None and (self.username is None or not isinstance(self.password, Secret)):
-            raise PlanError('mqtt password: write username="…", password=secret("name of a file in secrets_dir")')
+        login("mqtt", self.username, self.password)
+        secrets("mqtt", ca=self.ca, certificate=self.certificate, private_key=self.private_key)
         both = self.certificate is not None and self.private_key is not None
         one = self.certificate is not None or self.private_key is not None
         if one and (not both or url.scheme != "mqtts"):
@@ -58,7 +60,3 @@ class Connection:
             raise PlanError(f"mqtt version={self.version!r}: write 'auto', '5' or '3.1.1'")
         if self.share is not None and not _SHARE.fullmatch(self.share):
             raise PlanError(f"mqtt share={self.share!r}: a name of up to 64 characters without / + # $ is needed")
-
-
-def _no_password(url: str) -> str:
-    return re.sub(r"//[^@/]*@", "//…@", url)

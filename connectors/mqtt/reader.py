@@ -17,6 +17,7 @@ from connectors.mqtt.spb import BIRTH_BYTES_MAX
 from connectors.mqtt.wishes import Wishes
 from connectors.payloads import PAYLOAD_BYTES_MAX
 from connectors.progress import DeviceClock
+from connectors.secrets import trusted
 from pipelines import metrics
 from pipelines.errors import ConfigError, NotConnected
 from pipelines.units import duration_ns
@@ -101,12 +102,7 @@ def account_of(source: Connection, context: Context, name: str) -> Account:
     where = context.secrets_dir
     tls = None
     if source.address.scheme == "mqtts":
-        try:
-            tls = ssl.create_default_context(cafile=source.ca.file(where) if source.ca else None)
-        except ssl.SSLError as e:
-            raise ConfigError(
-                f"secret {source.ca.name if source.ca else ''!r} holds no CA certificates in PEM form: {e}"
-            ) from e
+        tls = trusted(source.ca, where)
         if source.certificate is not None and source.private_key is not None:
             try:
                 tls.load_cert_chain(source.certificate.file(where), source.private_key.file(where))

@@ -15,8 +15,9 @@ from urllib.parse import SplitResult, urlsplit
 from connectors.columns import Layout
 from connectors.conditions import Condition, check
 from connectors.opcua.paths import NodePath
-from connectors.options import duration, durations
+from connectors.options import duration, durations, login
 from connectors.secrets import Secret
+from connectors.urls import masked, parts_of
 from pipelines.errors import PlanError
 from pipelines.expr import Expr
 from pipelines.schema import Schema
@@ -160,7 +161,10 @@ def source(
 
     Event time is the source timestamp, else the server's, else the time of arrival. `PlanError` says what cannot be.
     """
-    _check_server(server)
+    if parts_of(server, "opc.tcp") is None:
+        raise PlanError(
+            f"opcua server {masked(server)!r}: write 'opc.tcp://host:4840/path', and username= and password= apart"
+        )
     durations("opcua", every=every, sampling=sampling, keep=keep, rebrowse=rebrowse, future_max=future_max, stale=stale)
     duration("opcua", "silence", silence, zero=True)
     if not 1 <= queue <= QUEUE_MAX:
@@ -171,24 +175,12 @@ def source(
         )
     if repeats and deadband:
         raise PlanError("opcua repeats=True with deadband=: a dead-band holds back what repeats; give one of them")
-    if password is not None and (username is None or not isinstance(password, Secret)):
-        raise PlanError('opcua password: write username="…", password=secret("name of a file in secrets_dir")')
+    login("opcua", username, password)
     sealed = _security(security, certificate, key, server_certificate)
     return OpcuaSource(
         schema, stream or named_after(schema.__name__), server, _columns(schema, nodes, deadband or {}), every, sampling, queue,
         repeats, keep, rebrowse, future_max, silence, sealed, username, password, check("opcua", schema, conditions), stale,
     )  # fmt: skip
-
-
-def _check_server(server: str) -> None:
-    url = urlsplit(server)
-    try:
-        port: int | None = url.port or PORT
-    except ValueError:
-        port = None
-    if url.scheme != "opc.tcp" or not url.hostname or url.username or url.password or port is None:
-        shown = server.rpartition("@")[2] if "@" in server else server
-        raise PlanError(f"opcua server {shown!r}: write 'opc.tcp://host:4840/path', and username= and password= apart")
 
 
 def _columns(

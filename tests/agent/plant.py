@@ -24,6 +24,7 @@ from tests.bed import wait_until
 from tests.bed.engine import HOST_IN_CONTAINERS, Engine
 from tests.bed.registry import ImageRegistry
 from tests.bed.topics import create_topic, produce
+from tests.containers.kit import process_text
 
 SITE = """\
 site = "{name}"
@@ -44,33 +45,22 @@ repository = "{repository}"
 plain = true
 poll = "1s"
 """
-PIPELINE = """\
-{first_lines}
-from connectors import kafka, topic
-from pipelines import Col, Key, Pipeline, Schema, agg, tumbling
-
-
-class Reading(Schema):
-    device = Key[str]()
-    value = Col[float]()
-
-
-class Second(Schema):
-    mean = agg.mean(Reading.value)
-
-
-tiny = Pipeline("tiny")
-readings = tiny.read(kafka.source(Reading, topic="of-pulling-sites", time_unit="ms"))
-readings.window(tumbling("1s", late="0s"), Second).where(Second.mean > {number}).to(topic.results(), name="loud")
-"""
 IN_PROCESS = "import os, time\nif os.uname().nodename == 'process':\n    "
 CRASHES = IN_PROCESS + "raise RuntimeError('the new version is broken')"
 DIES_LATER = IN_PROCESS + "import threading; threading.Timer(8, os._exit, (7,)).start()"
 
 
+def version_text(number: int, first_lines: str = "", topic: str = "of-pulling-sites") -> str:
+    """The pipeline file of a version: each has another filter, behind which nothing is kept."""
+    return process_text(
+        f'kafka.source(Reading, topic="{topic}", time_unit="ms")', first_lines=first_lines,
+        result=f'.where(Second.mean > {number}).to(topic.results(), name="loud")',
+    )  # fmt: skip
+
+
 @dataclass
 class Plant:
-    """`number` is that of the version that was written last: each has another filter, behind which nothing is kept."""
+    """`number` is that of the version that was written last."""
 
     name: str
     folder: Path
@@ -83,7 +73,7 @@ class Plant:
         """Another version of the pipeline, and the site's file."""
         self.number += 1
         (self.folder / "secret").write_text("very secret")
-        (self.folder / "tiny.py").write_text(PIPELINE.format(number=self.number, first_lines=first_lines))
+        (self.folder / "tiny.py").write_text(version_text(self.number, first_lines))
         text = SITE.format(
             name=self.name, brokers=self.kafka.advertised_bootstrap, engine=self.engine.url, base=self.engine.base_image,
             host=HOST_IN_CONTAINERS, repository=self.address, soak=soak, health_timeout=health_timeout,

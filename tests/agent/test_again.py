@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from containers.agent import document, status
+from containers.agent import document
 from containers.agent.publish import Publisher
 from containers.agent.status import Status, before
 from containers.fleet import journal
@@ -54,10 +54,8 @@ def _no() -> Any:
     return None
 
 
-def told(of: Pulling, name: str = "s0") -> Status:
-    found = artifact.get_document(of.repo, status.path(name), status.TAG)
-    assert found
-    return status.decode(found.content, name, of.worlds[name].identity.public)
+def told(of: Pulling) -> Status:
+    return of.worlds["s0"].report()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from containers.agent import decide, document, status
+from containers.agent import decide, document
 from containers.agent.decide import TRIES_MAX, Memory
 from containers.agent.exchange import PROOF_S, Seat
 from containers.repository import artifact
@@ -35,12 +35,6 @@ def of(number: int) -> dict[str, str]:
     return {MAIN: f"sitestream/agent:{number}"}
 
 
-def report(machine: Machine) -> status.Status:
-    found = artifact.get_document(machine.world.repo, status.path(SITE), status.TAG)
-    assert found
-    return status.decode(found.content, SITE, machine.world.identity.public)
-
-
 def works(machine: Machine, number: int) -> None:
     """Exactly one agent is there, and brings a release to the site."""
     machine.world.publish(number)
@@ -48,8 +42,8 @@ def works(machine: Machine, number: int) -> None:
         machine.round()
     assert list(machine.engine.boxes) == [MAIN], machine.world.said
     assert machine.engine.running == machine.world.expected(number), machine.world.said
-    assert report(machine).running == number
-    assert report(machine).agent_image == tags(machine)[MAIN]
+    assert machine.world.report().running == number
+    assert machine.world.report().agent_image == tags(machine)[MAIN]
 
 
 def test_a_release_brings_a_newer_agent_which_takes_over(machine: Machine) -> None:
@@ -58,7 +52,7 @@ def test_a_release_brings_a_newer_agent_which_takes_over(machine: Machine) -> No
     assert machine.engine.running == machine.world.expected(2)
     assert tags(machine) == of(2), machine.world.said
     assert "sitestream/agent:1" not in machine.engine.images, "what the old one was made of is gone"
-    assert report(machine).agent_image == "sitestream/agent:2"
+    assert machine.world.report().agent_image == "sitestream/agent:2"
     works(machine, 3)
     assert tags(machine) == of(2), "a release that names no agent leaves the one that is there"
 
@@ -98,12 +92,12 @@ def test_an_agent_that_does_not_prove_itself_is_given_up_and_the_old_one_goes_on
         assert tags(machine) == of(1)
     assert sum(f"StartContainer(name='{MAIN}-next')" in t for t in machine.effects.told) == TRIES_MAX
     machine.round()
-    said = report(machine)
+    said = machine.world.report()
     assert said.running == 2
     assert f"the agent of release 2 is not tried again, and the one before goes on: {why}" in said.trouble
     assert said.agent_image == "sitestream/agent:1"
     works(machine, 3)
-    assert report(machine).trouble == ""
+    assert machine.world.report().trouble == ""
     machine.engine.bad.clear()
     machine.mute.clear()
     machine.world.publish(4, agent=2)  # published anew it is tried again

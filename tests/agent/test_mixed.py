@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,11 +12,11 @@ import pytest
 
 from containers import names
 from containers.embedded import EmbeddedKafka
-from tests.agent.plant import CRASHES, PIPELINE
+from tests.agent.plant import CRASHES, version_text
 from tests.bed.engine import HOST_IN_CONTAINERS, Engine
 from tests.bed.registry import ImageRegistry
 from tests.bed.topics import create_topic
-from tests.fleet.kit import pipeline
+from tests.fleet.kit import pipeline, states_in
 
 pytestmark = pytest.mark.timeout(300)
 FLEET = """\
@@ -45,7 +44,7 @@ class Mixed:
     def write(self, first_lines: str = "") -> None:
         """Another version of the pipeline."""
         self.number += 1
-        text = PIPELINE.replace("of-pulling-sites", TOPIC).format(number=self.number, first_lines=first_lines)
+        text = version_text(self.number, first_lines, TOPIC)
         (self.folder / "tiny.py").write_text(text)
 
     def run(self, *words: str, code: int = 0) -> tuple[str, str]:
@@ -58,8 +57,7 @@ class Mixed:
 
     def states(self) -> dict[str, str]:
         """The state of each site in the newest rollout."""
-        value = json.loads(self.run("rollout", "status", "-o", "json")[0])
-        return {name: site["state"] for name, site in value["sites"].items()}
+        return states_in(self.run("rollout", "status", "-o", "json")[0])
 
     def running(self) -> dict[str, tuple[str, str]]:
         """Id and image of the container that runs at each site."""

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from containers.agent import status
 from containers.agent.config import Config, set_up
 from containers.agent.disk import IDENTITY, Disk
-from containers.agent.status import REPORT_S, Status
+from containers.agent.status import REPORT_S
 from containers.commands import Command, StartContainer, StopContainer
 from containers.repository import artifact, errors, transfer
 from containers.repository.trust import COPIES, TrustStore
@@ -23,28 +22,22 @@ from tests.agent.world import LATER, SITE, World, strangers
 from tests.repository.plant import RELEASE_KEYS, ROOT_KEYS, make_root
 
 
-def report_of(world: World) -> Status:
-    found = artifact.get_document(world.repo, status.path(SITE), status.TAG)
-    assert found
-    return status.decode(found.content, SITE, world.identity.public)
-
-
 def refused(world: World, *words: str, then: int = 9) -> None:
     """Release 1 runs on, the reason is told and reported, a good release is taken later."""
     assert not world.agent.turn()
     assert world.engine.running == world.expected(1)
     for word in words:
-        assert word in report_of(world).trouble
+        assert word in world.report().trouble
         assert any(word in said for said in world.said)
     world.publish(then)
     assert world.agent.turn(), world.said
     assert world.engine.running == world.expected(then)
-    assert report_of(world).trouble == ""
-    assert report_of(world).running == then
+    assert world.report().trouble == ""
+    assert world.report().running == then
 
 
 def test_a_release_runs_and_is_reported(world: World) -> None:
-    said = report_of(world)
+    said = world.report()
     assert (said.running, said.newest, said.what, said.trouble) == (1, 1, "tiny 1", "")
     assert {c.service: c.image for c in said.actual.containers} == world.expected(1)
     assert world.engine.content["sitestream-hall1-process-config-" + world.wanted(1)[1].fingerprint]["secrets/key"]
@@ -61,14 +54,14 @@ def test_nothing_new_costs_nothing(world: World, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_report_comes_when_something_changes_and_now_and_then(world: World) -> None:
-    first = report_of(world)
+    first = world.report()
     world.clock.advance(REPORT_S)
     assert world.agent.turn()
-    assert report_of(world).at_s == pytest.approx(first.at_s + REPORT_S, abs=30)
+    assert world.report().at_s == pytest.approx(first.at_s + REPORT_S, abs=30)
     name = next(n for n in world.engine.containers if "process" in n)
     world.engine.containers[name] = replace(world.engine.containers[name], health="unhealthy")
     assert world.agent.turn()
-    assert {c.service: c.health for c in report_of(world).actual.containers}["process"] == "unhealthy"
+    assert {c.service: c.health for c in world.report().actual.containers}["process"] == "unhealthy"
     assert world.engine.running == world.expected(1), "what is not well is reported, not replaced"
 
 
@@ -107,7 +100,7 @@ def test_an_old_release_is_not_taken_again(world: World) -> None:
     assert world.agent.turn()
     world.publish(4)
     assert not world.agent.turn()
-    assert "came in version 4, and version 5 was seen before" in report_of(world).trouble
+    assert "came in version 4, and version 5 was seen before" in world.report().trouble
     assert world.engine.running == world.expected(5)
     world.publish(6)
     assert world.agent.turn()
@@ -128,7 +121,7 @@ def test_a_wrong_clock_accepts_nothing_and_stops_nothing(world: World) -> None:
 def test_an_expired_release_that_runs_goes_on_and_says_so(world: World) -> None:
     world.clock.advance(40 * LATER)
     assert world.agent.turn()
-    assert "release 1 has expired, and nothing newer came" in report_of(world).trouble
+    assert "release 1 has expired, and nothing newer came" in world.report().trouble
     assert world.engine.running == world.expected(1)
 
 
@@ -139,7 +132,7 @@ def test_keys_are_exchanged_without_visiting_the_site(world: World) -> None:
     assert world.agent.turn(), world.said
     world.publish(6, by=RELEASE_KEYS[:1])  # the old key counts no more
     assert not world.agent.turn()
-    assert "root 2 does not know that key" in report_of(world).trouble
+    assert "root 2 does not know that key" in world.report().trouble
 
 
 def test_without_the_registry_the_site_is_held_and_later_catches_up(
@@ -168,7 +161,7 @@ def test_wrong_bytes_and_a_full_disk_are_tried_again_and_nothing_is_touched(
     before = world.engine.running
     monkeypatch.setattr(world.repo, "blob", _lying(world.repo.blob))
     assert not world.agent.turn()
-    assert "gave other content for sha256:" in report_of(world).trouble
+    assert "gave other content for sha256:" in world.report().trouble
     monkeypatch.undo()
 
     def full(*_: object) -> None:
@@ -178,7 +171,7 @@ def test_wrong_bytes_and_a_full_disk_are_tried_again_and_nothing_is_touched(
         patch.setattr(transfer, "_bounded", full)
         for _ in range(5):  # more often than what is broken off is tried
             assert not world.agent.turn()
-    assert "no space is left" in report_of(world).trouble
+    assert "no space is left" in world.report().trouble
     assert world.engine.running == before
     assert world.agent.turn(), world.said
     assert world.engine.running == world.expected(5)
@@ -203,7 +196,7 @@ def test_no_space_for_the_agents_own_files(world: World, monkeypatch: pytest.Mon
         with monkeypatch.context() as patch:
             patch.setattr(f"{module}.write_whole", full)
             assert not world.agent.turn()
-    assert "no space is left" in report_of(world).trouble
+    assert "no space is left" in world.report().trouble
     assert world.engine.running == world.expected(1)
     assert world.agent.turn(), world.said
     assert world.engine.running == world.expected(5)
@@ -238,8 +231,8 @@ def test_a_bad_release_goes_back_is_not_tried_again_and_blocks_nothing(world: Wo
     for _ in range(3):
         world.agent.turn()
     assert world.effects.told == []
-    assert "release 5 failed and is not tried again: process ended with code 1" in report_of(world).trouble
-    assert (report_of(world).running, report_of(world).newest) == (1, 5)
+    assert "release 5 failed and is not tried again: process ended with code 1" in world.report().trouble
+    assert (world.report().running, world.report().newest) == (1, 5)
     world.publish(6)
     assert world.agent.turn(), world.said
     assert world.engine.running == world.expected(6)
@@ -297,7 +290,7 @@ def test_while_an_operator_changes_the_site_the_agent_waits(world: World) -> Non
     )
     world.engine.volumes_["sitestream-hall1-lock-999"] = {"sitestream.site": SITE, "sitestream.lock": label}
     assert not world.agent.turn()
-    assert "site hall1 is being deployed by me@there" in report_of(world).trouble
+    assert "site hall1 is being deployed by me@there" in world.report().trouble
     assert world.engine.running == world.expected(1)
     world.clock.advance(100)
     assert world.agent.turn(), world.said
@@ -358,7 +351,7 @@ def test_a_lost_trust_store_accepts_nothing_and_is_not_made_anew(world: World, t
     world.agent.trusted = set_up(config, Disk(world.disk.folder), tmp_path)
     refused_by_store = world.agent.turn()
     assert not refused_by_store
-    assert "the trust store" in report_of(world).trouble
+    assert "the trust store" in world.report().trouble
     assert world.engine.running == world.expected(1)
 
 
@@ -382,7 +375,7 @@ def test_a_flaw_of_ours_does_not_keep_the_next_release_away(world: World, monkey
         assert not world.agent.turn()
         world.publish(5)
         assert not world.agent.turn()
-    assert "internal error: KeyError('flaw')" in report_of(world).trouble
+    assert "internal error: KeyError('flaw')" in world.report().trouble
     assert world.agent.turn(), world.said
     assert world.engine.running == world.expected(5)
 
@@ -404,7 +397,7 @@ def test_topics_and_rights_are_made_inside_the_sites_own_broker_before_others_ne
     world.engine.stuck = "make"
     assert not world.agent.turn()
     assert world.engine.running == world.expected(1)
-    assert "topics and rights could not be made in sitestream-hall1-broker-r2: no leader" in report_of(world).trouble
+    assert "topics and rights could not be made in sitestream-hall1-broker-r2: no leader" in world.report().trouble
     assert world.agent.memory.failed == 0, "that may pass"
     world.engine.stuck = "nothing"
     assert world.agent.turn(), world.said
@@ -462,7 +455,7 @@ def test_rights_that_could_not_be_taken_away_are_so_later_whoever_is_killed(owne
     owner.engine.stuck = "settle"
     assert not owner.agent.turn()
     owner.engine.stuck = "nothing"
-    assert "topics and rights could not be made in sitestream-hall1-broker-r2: no leader" in report_of(owner).trouble
+    assert "topics and rights could not be made in sitestream-hall1-broker-r2: no leader" in owner.report().trouble
     assert owner.agent.memory.good == 2, "it runs well all the same"
     rights_of(owner)
     assert owner.killed(after="settle 2")

@@ -14,7 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 from containers import files, names
-from containers.agent import document
+from containers.agent import document, status
 from containers.agent.disk import Disk
 from containers.agent.document import Rules
 from containers.agent.identity import sealing_key
@@ -237,6 +237,12 @@ class World:
 
     def _report(self, text: str, *, bad: bool = False) -> None:
         self.said.append(text)
+
+    def report(self) -> status.Status:
+        """What the site reported last."""
+        found = artifact.get_document(self.repo, status.path(self.site), status.TAG)
+        assert found
+        return status.decode(found.content, self.site, self.identity.public)
 
     def tag(self, service: str, number: int) -> str:
         """Name of a service's image in a release."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
 from pathlib import Path
@@ -18,6 +17,7 @@ from containers.child import Child
 from pipelines.errors import Unavailable
 from tests.bed.firewall import docker_rules_kept
 from tests.bed.parts import CURE, find_part
+from tests.bed.slots import take_slot
 from tests.bed.waiting import wait_until
 
 ENGINES_MAX = 8
@@ -142,19 +142,11 @@ class Engine:
         return False
 
     def _take_folder(self) -> int:
-        for slot in range(ENGINES_MAX):
-            self.folder = self._root / str(slot)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / "lock").open("w")
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.close()
-                continue
-            self._lock = lock
-            wait_until(self._is_vacant, 30, f"the dockerd a killed session left in {self.folder} to end")
-            return slot
-        raise Unavailable(f"{ENGINES_MAX} test engines run already below {self._root}: end some of those test sessions")
+        locks = [self._root / str(slot) / "lock" for slot in range(ENGINES_MAX)]
+        slot, self._lock = take_slot(locks, f"test engines run below {self._root}")
+        self.folder = locks[slot].parent
+        wait_until(self._is_vacant, 30, f"the dockerd a killed session left in {self.folder} to end")
+        return slot
 
     def _is_vacant(self) -> bool:
         pidfile = self.folder / "dockerd.pid"

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from containers.cache import cache_dir
-from pipelines.errors import Unavailable
-from tests.bed.parts import find_part
+from tests.bed.firewall import ip, iptables
+from tests.bed.slots import take_slot
 
 _CLONE_NEWNET = 0x40000000
 _NETWORKS_MAX = 32
@@ -26,8 +23,9 @@ def own_network() -> Iterator[None]:
     Needs root.
     """
     here = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    with _take_number() as lock:
-        number = Path(lock.name).name
+    locks = [cache_dir() / "test-network" / str(number) for number in range(_NETWORKS_MAX)]
+    number, lock = take_slot(locks, "processes run tests here")
+    with lock:
         name, outside, inside = f"sitestream{number}", f"10.212.{number}.1", f"10.212.{number}.2"
         links = (f"ssbed{number}", f"ssbed{number}-in")
         paths = (
@@ -36,38 +34,23 @@ def own_network() -> Iterator[None]:
             ("filter", "FORWARD", "-o", links[0], "-j", "ACCEPT"),
         )
         _remove(name, links[0], paths)  # what a killed session left
-        _ip("netns", "add", name)
-        _ip("link", "add", links[0], "type", "veth", "peer", "name", links[1], "netns", name)
-        _ip("address", "add", f"{outside}/30", "dev", links[0])
-        _ip("link", "set", links[0], "up")
+        ip("netns", "add", name)
+        ip("link", "add", links[0], "type", "veth", "peer", "name", links[1], "netns", name)
+        ip("address", "add", f"{outside}/30", "dev", links[0])
+        ip("link", "set", links[0], "up")
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
         for table, chain, *rule in paths:
-            _run("iptables", "--wait", "--table", table, "--insert", chain, *rule)
+            iptables("--table", table, "--insert", chain, *rule)
         try:
             _enter(os.open(f"/run/netns/{name}", os.O_RDONLY))
-            _ip("link", "set", "lo", "up")
-            _ip("address", "add", f"{inside}/30", "dev", links[1])
-            _ip("link", "set", links[1], "up")
-            _ip("route", "add", "default", "via", outside)
+            ip("link", "set", "lo", "up")
+            ip("address", "add", f"{inside}/30", "dev", links[1])
+            ip("link", "set", links[1], "up")
+            ip("route", "add", "default", "via", outside)
             yield
         finally:
             _enter(here)
             _remove(name, links[0], paths)
-
-
-def _take_number() -> IO[str]:
-    """A locked file whose name is a number that no other process has while this one lives."""
-    folder = cache_dir() / "test-network"
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(_NETWORKS_MAX):
-        lock = (folder / str(number)).open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            continue
-        return lock
-    raise Unavailable(f"{_NETWORKS_MAX} processes run tests here already: end some of those test sessions")
 
 
 def _enter(namespace: int) -> None:
@@ -81,14 +64,6 @@ def _enter(namespace: int) -> None:
 
 def _remove(name: str, link: str, paths: tuple[tuple[str, ...], ...]) -> None:
     for table, chain, *rule in paths:
-        _run("iptables", "--wait", "--table", table, "--delete", chain, *rule, check=False)
-    _ip("link", "delete", link, check=False)
-    _ip("netns", "delete", name, check=False)
-
-
-def _ip(*words: str, check: bool = True) -> None:
-    _run("ip", *words, check=check)
-
-
-def _run(*words: str, check: bool = True) -> None:
-    subprocess.run([find_part(words[0]), *words[1:]], check=check, capture_output=True, text=True)
+        iptables("--table", table, "--delete", chain, *rule, check=False)
+    ip("link", "delete", link, check=False)
+    ip("netns", "delete", name, check=False)

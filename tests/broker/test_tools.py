@@ -168,8 +168,8 @@ def way(kind: str, tools: Tools, monkeypatch: pytest.MonkeyPatch) -> Iterator[st
         with behind_tls(folder, url) as address:
             yield address
     elif kind == "ssh":
-        monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
         with behind_ssh(folder / "bin", url) as address:
+            monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
             yield address
     else:
         yield url

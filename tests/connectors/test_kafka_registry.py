@@ -51,6 +51,14 @@ async def fetched(codec: Codec, payloads: Sequence[bytes]) -> tuple[list[tuple[A
     return decoded(codec, payloads)
 
 
+async def waited_out(codec: Codec, payload: bytes, says: str) -> None:
+    """Its schema is lacking, and cannot be had now."""
+    with pytest.raises(Lacking) as lacking:
+        decoded(codec, [payload])
+    with pytest.raises(Unavailable, match=says):
+        await lacking.value.fetch()
+
+
 async def test_messages_of_several_schemas_are_read_together(schema_registry: SchemaRegistry, unique: str) -> None:
     older = schema_registry.register(f"{unique}-old", record("Meter", device="string", whole="int"))
     newer = record("Meter", extra={"type": "array", "items": "string"}, whole="long", number="double", device="string")
@@ -104,13 +112,10 @@ async def test_a_registry_that_has_no_descriptors_to_give_is_waited_out_with_a_c
 ) -> None:
     """Apicurio 3.3 either fails or gives the bytes as if they were text."""
     number = schema_registry.register(unique, READING_PROTO, "PROTOBUF")
-    with pytest.raises(Lacking) as lacking:
-        decoded(codec(kafka.Protobuf, schema_registry.url), [framed(number, b"", b"\0")])
     says = (
         r"does not give (the schema|descriptors).* answers .*; .*write file= with the output of protoc, and framed=True"
     )
-    with pytest.raises(Unavailable, match=says):
-        await lacking.value.fetch()
+    await waited_out(codec(kafka.Protobuf, schema_registry.url), framed(number, b"", b"\0"), says)
 
 
 async def test_a_schema_of_another_kind_is_refused(schema_registry: SchemaRegistry, unique: str) -> None:
@@ -179,19 +184,13 @@ GOOD = schema_answer(METER)
 )  # fmt: skip
 async def test_what_is_no_answer_is_waited_out(status: int, body: bytes, says: str) -> None:
     with answering(lambda path, headers: (status, body)) as url:
-        reading = codec(kafka.Avro, url)
-        with pytest.raises(Lacking) as lacking:
-            decoded(reading, [framed(7, b"")])
-        with pytest.raises(Unavailable, match=says):
-            await lacking.value.fetch()
+        await waited_out(codec(kafka.Avro, url), framed(7, b""), says)
 
 
 async def test_a_registry_that_is_not_there_is_waited_out() -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    with pytest.raises(Lacking) as lacking:
-        decoded(codec(kafka.Avro, url), [framed(7, b"")])
-    with pytest.raises(Unavailable, match=rf"the schema registry does not answer: {url}/schemas/ids/7: .*refused"):
-        await lacking.value.fetch()
+    says = rf"the schema registry does not answer: {url}/schemas/ids/7: .*refused"
+    await waited_out(codec(kafka.Avro, url), framed(7, b""), says)
 
 
 @pytest.mark.parametrize(
@@ -214,11 +213,8 @@ async def test_a_schema_that_cannot_be_used_ends_in_its_messages(schema: object,
 async def test_protobuf_as_text_is_waited_out_with_a_cure() -> None:
     answer = json.dumps({"schemaType": "PROTOBUF", "schema": READING_PROTO}).encode()
     with answering(lambda path, headers: (200, answer)) as url:
-        with pytest.raises(Lacking) as lacking:
-            decoded(codec(kafka.Protobuf, url), [framed(7, b"", b"\0")])
         says = r"does not give descriptors: .*/schemas/ids/7.* answers .*; write file= with the output of protoc, and framed=True"
-        with pytest.raises(Unavailable, match=says):
-            await lacking.value.fetch()
+        await waited_out(codec(kafka.Protobuf, url), framed(7, b"", b"\0"), says)
 
 
 async def test_a_circle_of_references_is_followed_once() -> None:
@@ -374,6 +370,7 @@ async def test_the_account_and_the_authority_are_used(tmp_path: Path) -> None:
         (lambda: kafka.Registry(url="http://host", username="u:", password=secret("p")), r"username='u:': a colon ends it"),
         (lambda: kafka.Avro(), r"kafka Avro: write registry=kafka\.Registry\(url=…\), or file="),
         (lambda: kafka.Avro(file="../m.avsc"), r"kafka Avro file='\.\./m\.avsc': write the path of a file that lies beside"),
+        (lambda: kafka.Avro(file="avro\\m.avsc"), r"write the path of a file that lies beside the pipeline file or below it"),
         (lambda: kafka.Avro(registry=kafka.Registry(url="http://h"), framed=True), r"kafka Avro framed: messages of a registry"),
         (lambda: kafka.Protobuf(file="m.binpb"), r"kafka Protobuf message: it is needed with file="),
         (lambda: kafka.Protobuf(file="m.binpb", message="a b"), r"message='a b': write its full name, such as 'plant\.Meter'"),

@@ -109,11 +109,10 @@ def test_the_command_says_what_is_wrong(plant: OpcuaServer, tmp_path: Path) -> N
     few = CliRunner().invoke(main, ["devices", "discover", "opcua", plant.url, "--nodes", "3"])
     assert few.exit_code == 0
     assert "Not all was looked at" in few.stdout
-    wrong = CliRunner().invoke(main, ["devices", "discover", "opcua", "http://plant"])
-    assert (
-        wrong.exit_code,
-        "'http://plant' is no OPC UA server: write 'opc.tcp://host:4840/path'" in wrong.stderr,
-    ) == (1, True)
+    for url in ("http://plant", "opc.tcp://["):
+        wrong = CliRunner().invoke(main, ["devices", "discover", "opcua", url])
+        says = f"{url!r} is no OPC UA server: write 'opc.tcp://host:4840/path'"
+        assert (wrong.exit_code, says in wrong.stderr) == (1, True)
     nobody = CliRunner().invoke(main, ["devices", "discover", "opcua", "opc.tcp://127.0.0.1:1"])
     assert (nobody.exit_code, "cannot be reached" in nobody.stderr) == (1, True)
     password = tmp_path / "pw"

@@ -1,4 +1,4 @@
-"""A small pipeline, a site file for it, and containers as they would be found on an engine."""
+"""Small pipelines, a site file for one, and containers as they would be found on an engine."""
 
 from __future__ import annotations
 
@@ -42,6 +42,26 @@ second.to(control.command(topic="tiny/{{device}}/cmd", verb="mark", expires="{ex
 {more}
 """
 
+PROCESS = """\
+{first_lines}
+from connectors import kafka, topic
+from pipelines import Col, Key, Pipeline, Schema, agg, tumbling
+
+
+class Reading(Schema):
+    device = Key[str]()
+    value = Col[float]()
+
+
+class Second(Schema):
+    mean = agg.mean(Reading.value)
+
+
+tiny = Pipeline("tiny")
+reading = tiny.read({source})
+reading.window(tumbling("{window}", late="0s"), Second){result}
+"""
+
 SITE = """\
 site = "hall1"
 pipeline = "tiny.py"
@@ -62,6 +82,17 @@ def pipeline_text(**changes: str) -> str:
         "more": "",
     }
     return PIPELINE.format(**{**usual, **changes})
+
+
+def process_text(
+    source: str = 'kafka.source(Reading, topic="others", time_unit="ms")',
+    *,
+    window: str = "1s",
+    result: str = ".to(topic.results())",
+    first_lines: str = "",
+) -> str:
+    """A pipeline file of which `process` is the only service."""
+    return PROCESS.format(source=source, window=window, result=result, first_lines=first_lines)
 
 
 def write_site(folder: Path, text: str = SITE, **changes: str) -> Path:

@@ -16,7 +16,7 @@ from containers.site import load_site
 from containers.wanted import Desired
 from pipelines.errors import ConfigError
 from pipelines.load import load
-from tests.containers.kit import BASE, SITE, site_of, wanted, with_environment, write_site
+from tests.containers.kit import BASE, SITE, process_text, site_of, wanted, with_environment, write_site
 
 ALL = {"collect", "process", "upload", "control"}
 
@@ -221,30 +221,12 @@ def test_identity_tells_apart_what_a_description_tells_apart() -> None:
     assert identity(None) != identity("None")
 
 
-FOREIGN = """
-from connectors import kafka, topic
-from pipelines import Col, Key, Pipeline, Schema, agg, tumbling
-
-
-class Reading(Schema):
-    device = Key[str]()
-    value = Col[float]()
-
-
-class Second(Schema):
-    mean = agg.mean(Reading.value)
-
-
-tiny = Pipeline("tiny")
-tiny.read(kafka.source(Reading, topic="others", time_unit="UNIT")).window(tumbling("1s", late="0s"), Second).to(topic.results())
-"""
-
-
 def test_process_alone_reads_a_topic_of_others_and_is_replaced_when_that_is_read_otherwise(tmp_path: Path) -> None:
     site = load_site(write_site(tmp_path))
     found = []
     for unit in ("ms", "s"):
-        (tmp_path / "tiny.py").write_text(FOREIGN.replace("UNIT", unit))
+        source = f'kafka.source(Reading, topic="others", time_unit="{unit}")'
+        (tmp_path / "tiny.py").write_text(process_text(source))
         plan = load(site.pipeline).plan()
         assert [p.service for p in work_for(plan)] == ["process"]
         (process,) = desired(site, plan, BASE)

@@ -19,6 +19,7 @@ from containers.names import SITE
 from containers.profiles import INGRESS, INTERNAL, PROFILES, Limits, Port, container_config
 from tests.bed import wait_until
 from tests.bed.engine import Engine
+from tests.bed.firewall import rules
 from tests.bed.parts import find_part
 from tests.privilege.parts import Machine
 
@@ -85,9 +86,6 @@ def test_who_goes_out_has_no_address_of_the_machines_and_the_rule_in_the_docs_en
     assert own in plant.log.read_text()
     subnet = plant.engine.client.networks.get("sitestream-listens-ingress").attrs["IPAM"]["Config"][0]["Subnet"]
     rule = ["DOCKER-USER", "-s", subnet, "-m", "conntrack", "--ctstate", "NEW", "-j", "DROP"]
-    subprocess.run([find_part("iptables"), "--wait", "-I", *rule], check=True)
-    try:
+    with rules(rule):
         assert "timed out" in plant.from_inside()
         assert plant.from_outside(plant.port) == "200"
-    finally:
-        subprocess.run([find_part("iptables"), "--wait", "-D", *rule], check=True)

@@ -20,27 +20,8 @@ from pipelines.load import load
 from pipelines.plan import Plan
 from pipelines.runtime.worker import job_of
 from pipelines.settings import Settings
-from tests.containers.kit import BASE, SITE
+from tests.containers.kit import BASE, SITE, process_text
 
-PIPELINE = """
-from connectors import kafka, topic
-from connectors.secrets import secret
-from pipelines import Col, Key, Pipeline, Schema, agg, tumbling
-
-
-class Reading(Schema):
-    device = Key[str]()
-    value = Col[float]()
-
-
-class Second(Schema):
-    mean = agg.mean(Reading.value)
-
-
-tiny = Pipeline("tiny")
-readings = tiny.read(kafka.source(Reading, topic="others", time=None, payload=PAYLOAD))
-readings.window(tumbling("1s", late="0s"), Second).to(topic.results())
-"""
 OF_REGISTRY = 'kafka.Avro(registry=kafka.Registry(url="https://schemas:8081", token=secret("schemas")))'
 OF_FILE = 'kafka.Avro(file="reading.avsc")'
 SCHEMA = {
@@ -53,7 +34,8 @@ GATEWAY = '[hosts]\nschemas = "gateway"\n'
 
 
 def site_of(folder: Path, payload: str, text: str = SITE) -> tuple[SiteFile, Plan]:
-    (folder / "tiny.py").write_text(PIPELINE.replace("PAYLOAD", payload))
+    source = f'kafka.source(Reading, topic="others", time=None, payload={payload})'
+    (folder / "tiny.py").write_text(process_text(source, first_lines="from connectors.secrets import secret"))
     (folder / "reading.avsc").write_text(json.dumps(SCHEMA))
     (folder / "token").write_text("t")
     (folder / "site.toml").write_text(text)

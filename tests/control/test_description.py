@@ -71,7 +71,9 @@ def test_time_counts_from_the_row_but_not_from_the_future_nor_from_a_recording()
 
 
 def test_a_description_says_everything_that_matters() -> None:
-    described = sink(speed=0.5, why=Alarm.rms, idempotent=True, broker="mqtt://b", password=secret("hidden")).describe()
+    described = sink(
+        speed=0.5, why=Alarm.rms, idempotent=True, broker="mqtt://b", username="u", password=secret("hidden")
+    ).describe()
     assert described == {
         "topic": "press/{device}/cmd", "verb": "stop", "args": "speed=0.5, why=Alarm.rms", "expires": "30s",
         "idempotent": "true", "broker": "mqtt://b",
@@ -92,6 +94,10 @@ def test_a_description_says_everything_that_matters() -> None:
         ({"verb": "Set Speed"}, "command verb 'Set Speed' cannot be used: write lower-case letters"),
         ({"expires": "soon"}, "command 'stop': expires: 'soon' is not a duration"),
         ({"expires": "0s"}, "expires='0s' must be more than 0"),
+        ({"broker": "mqtt://["}, r"command 'stop' broker='mqtt://\[': write 'mqtt://host:1883'"),
+        ({"broker": "mqtt://u:p@b"}, "command 'stop' broker='mqtt://…@b': write .* and username= and password= apart"),
+        ({"password": secret("pw")}, "command 'stop' password: write username=\"…\", password=secret"),
+        ({"ca": "ca.pem"}, "command 'stop' ca: write secret"),
         ({"attempts_max": 0}, "attempts_max=0 must be from 1 to 10"),
         ({"speed": [1]}, r"speed=\[1\] cannot be sent: give a number, a text, True, False or a column"),
         ({"speed": float("nan")}, "speed=nan cannot be sent"),
@@ -187,5 +193,7 @@ def test_mistakes_in_where_commands_go(tmp_path: Path) -> None:
         broker_of(at(tmp_path), plan(sink(), source=replay.source(Reading, "old.csv")))
     with pytest.raises(ConfigError, match="mqtt broker 'http://x': write 'mqtt://host:1883'"):
         broker_of(at(tmp_path, mqtt="http://x"), plan(sink()))
+    with pytest.raises(ConfigError, match=r"mqtt broker 'mqtt://\[': write 'mqtt://host:1883'"):
+        broker_of(at(tmp_path, mqtt="mqtt://["), plan(sink()))
     with pytest.raises(ConfigError, match="secret 'pw' is missing"):
         broker_of(at(tmp_path), plan(sink(broker="mqtt://a", username="u", password=secret("pw"))))

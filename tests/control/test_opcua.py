@@ -227,6 +227,7 @@ SPEED = 'set = {node = "Objects/Plant/{device}/Speed", type = "Float", arg = "sp
     [
         ("opc.tcp://h:4840", "http://h", "mixer.opcua.server: write 'opc.tcp://host:4840/path'"),
         ("opc.tcp://h:4840", "opc.tcp://u:p@h", "username and password apart"),
+        ("opc.tcp://h:4840", "opc.tcp://[", "mixer.opcua.server: write 'opc.tcp://host:4840/path'"),
         ("Basic256Sha256,", "Basic128,", "opcua.security: write 'policy,mode' of Basic256Sha256"),
         ('key = "key"\n', "", "opcua.key: security and the secrets certificate, key, server_certificate belong together"),
         ('username = "u"\n', "", "opcua.password: is of no use without username"),

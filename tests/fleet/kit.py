@@ -50,6 +50,11 @@ def pipeline(*words: str, **environment: str) -> Result:
     return CliRunner().invoke(main, list(words), env=environment)
 
 
+def states_in(rollout: str) -> dict[str, str]:
+    """The state of each site in what `pipeline rollout status -o json` says."""
+    return {name: site["state"] for name, site in sorted(json.loads(rollout)["sites"].items())}
+
+
 def deployed_by_hand(engine: Engine, site: str, program: str = "import time; time.sleep(600)") -> None:
     """What deploy leaves on an engine, as far as status, logs and doctor look at it: revision 3 of `process`, healthy."""
     name = names.container(site, "process", 3)

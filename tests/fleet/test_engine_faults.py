@@ -20,8 +20,8 @@ from containers.embedded import EmbeddedKafka
 from tests.bed.engine import HOST_IN_CONTAINERS, Engine
 from tests.bed.topics import create_topic
 from tests.bed.waiting import wait_until
+from tests.containers.kit import process_text
 from tests.fleet.kit import pipeline
-from tests.fleet.test_engines import PIPELINE
 
 DISK_MIB = 420
 SITE = """\
@@ -45,7 +45,8 @@ class Plant:
     def write(self) -> None:
         """Another version of the pipeline."""
         self.seconds += 1
-        (self.folder / "tiny.py").write_text(PIPELINE.format(window=f"{self.seconds}s", first_lines="", topic="faulty"))
+        source = 'kafka.source(Reading, topic="faulty", time_unit="ms")'
+        (self.folder / "tiny.py").write_text(process_text(source, window=f"{self.seconds}s"))
 
     def run(self, *words: str) -> tuple[int, str, str]:
         """Exit code, what is said on stdout, on stderr."""

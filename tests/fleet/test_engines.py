@@ -17,6 +17,7 @@ import pytest
 from containers.embedded import EmbeddedKafka
 from tests.bed.engine import HOST_IN_CONTAINERS, Engine
 from tests.bed.topics import create_topic
+from tests.containers.kit import process_text
 from tests.fleet.kit import pipeline
 from tests.fleet.slow_link import SlowLink
 
@@ -31,25 +32,6 @@ base_image = "{base}"
 "{host}" = "gateway"
 [groups.first]
 """
-PIPELINE = """\
-{first_lines}
-from connectors import kafka, topic
-from pipelines import Col, Key, Pipeline, Schema, agg, tumbling
-
-
-class Reading(Schema):
-    device = Key[str]()
-    value = Col[float]()
-
-
-class Second(Schema):
-    mean = agg.mean(Reading.value)
-
-
-tiny = Pipeline("tiny")
-readings = tiny.read(kafka.source(Reading, topic="{topic}", time_unit="ms"))
-readings.window(tumbling("{window}", late="0s"), Second).to(topic.results())
-"""
 CRASHES = "import os\nif os.uname().nodename == 'process':\n    raise RuntimeError('the new version is broken')"
 
 
@@ -63,7 +45,7 @@ class Fleet:
     def write(self, first_lines: str = "") -> str:
         """Another version of the pipeline: with a window that is a second longer. Returns its text."""
         self.seconds += 1
-        text = PIPELINE.format(window=f"{self.seconds}s", first_lines=first_lines, topic="others")
+        text = process_text(window=f"{self.seconds}s", first_lines=first_lines)
         (self.folder / "tiny.py").write_text(text)
         return text
 

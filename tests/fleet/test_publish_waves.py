@@ -26,7 +26,7 @@ from containers.site import SiteFile
 from pipelines.clock import ManualClock, SystemClock
 from tests.agent.world import World
 from tests.bed.registry import ImageRegistry
-from tests.fleet.kit import pipeline, write_fleet
+from tests.fleet.kit import pipeline, states_in, write_fleet
 
 NAMES = ("a", "b", "c")
 FLEET = """\
@@ -98,7 +98,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Site
         own["d"] = '[agent]\nrepository = ""\n'
         write_fleet(folder / "fleet", FLEET.format(address=registry.address), **own)
         patch.setattr(Publisher, "publish", lambda self, *words, **more: sites.publish(self, *words, **more))
-        patch.setattr("containers.cli_means.Press.base", lambda *_: None)
+        patch.setattr("containers.cli_means.Bases.of", lambda *_: None)
         patch.setattr("containers.fleet.pulled.LOOK_S", 0.1)
         patch.setattr("containers.cli_attempt.SiteAttempt.__call__", sites.push)
         patch.setenv(FLEET_VARIABLE, str(folder / "fleet"))
@@ -165,8 +165,7 @@ def deploy(folder: Path, *words: str) -> Result:
 
 def states() -> dict[str, str]:
     """The state of each site in the newest rollout."""
-    found = json.loads(pipeline("rollout", "status", "-o", "json").stdout)["sites"]
-    return {name: site["state"] for name, site in sorted(found.items())}
+    return states_in(pipeline("rollout", "status", "-o", "json").stdout)
 
 
 def test_one_rollout_brings_both_kinds_forward_and_back_each_by_its_way(fleet: tuple[Path, Sites]) -> None:

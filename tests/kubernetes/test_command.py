@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from containers.cli import main
 from containers.kubernetes.text import dump
 from pipelines.errors import ConfigError
-from tests.containers.kit import write_site
+from tests.containers.kit import process_text, write_site
 from tests.kubernetes.kit import IMAGES, SITE, rendered, with_text
 
 RENDER = ("render", "kubernetes", "--images", IMAGES)
@@ -136,31 +136,12 @@ def test_a_site_whose_name_is_no_namespace_can_have_another(tmp_path: Path) -> N
         rendered(tmp_path, namespace="Hall 1")
 
 
-REPLAYED = """
-from connectors import replay, topic
-from pipelines import Col, Key, Pipeline, Schema, agg, tumbling
-
-
-class Reading(Schema):
-    device = Key[str]()
-    value = Col[float]()
-
-
-class Second(Schema):
-    mean = agg.mean(Reading.value)
-
-
-tiny = Pipeline("tiny")
-tiny.read(replay.source(Reading, "old/*.csv")).window(tumbling("1s", late="0s"), Second).to(topic.results())
-"""
-
-
 @pytest.mark.parametrize(
     ("source", "files"), [('source(Reading, "old/*.csv")', "old/*.csv"), ('folder(Reading, "/in")', "/in")]
 )
 def test_files_that_no_pod_has_are_named_with_the_cure(tmp_path: Path, source: str, files: str) -> None:
     write_site(tmp_path, SITE)
-    Path("tiny.py").write_text(REPLAYED.replace('source(Reading, "old/*.csv")', source))
+    Path("tiny.py").write_text(process_text(f"replay.{source}", first_lines="from connectors import replay"))
     said = pipeline(*RENDER)
     assert said.exit_code == 1
     assert f"error: stream reading: reads the files {files!r}, and no pod has them: read from a broker" in said.stderr

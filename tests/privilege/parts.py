@@ -17,6 +17,7 @@ from typing import Self
 from containers.child import Child, free_port, port_is_taken
 from pipelines.clock import SystemClock
 from tests.bed import find_part
+from tests.bed.firewall import ip
 from tests.bed.parts import Part
 from tests.bed.s3 import S3
 
@@ -61,11 +62,6 @@ class Machine:
         child = Child(f"web server of {self.name}", words, log)
         self.has(child)
         return child.start(lambda: port_is_taken(port, self.address))
-
-
-def ip(*words: str) -> None:
-    """`ip words…`."""
-    subprocess.run([find_part("ip"), *words], check=True)
 
 
 BROKER = """\

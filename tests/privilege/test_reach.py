@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import pytest
@@ -13,7 +11,7 @@ from docker.models.containers import Container
 
 from containers import names
 from containers.profiles import METRICS_PORT
-from tests.bed import find_part
+from tests.bed.firewall import rules
 from tests.privilege.site import NAME, SERVICES, LeastSite, Verdict, attempt
 
 REACHES = {  # "this machine" and the last two of `upload` are the site's to close, by the rules of the documentation
@@ -78,17 +76,6 @@ def test_it_reaches_what_it_needs_and_no_more(
 def test_all_of_them_are_reached_from_all_networks(too_free: Container, targets: Targets) -> None:
     found = {target for target, (yes, _) in reach(too_free, targets).items() if yes}
     assert found == set(targets) - {"Kafka without a certificate"}  # which listens on the machine's loopback alone
-
-
-@contextmanager
-def rules(*rules: Sequence[str]) -> Iterator[None]:
-    """Rules of the machine's firewall, first in their chains."""
-    with ExitStack() as stack:
-        for chain, *rule in rules:
-            add, remove = ([find_part("iptables"), "--wait", how, chain, *rule] for how in ("-I", "-D"))
-            subprocess.run(add, check=True)
-            stack.callback(subprocess.run, remove, check=True)
-        yield
 
 
 def test_the_rules_of_the_documentation_close_the_rest(site: LeastSite, targets: Targets) -> None:
