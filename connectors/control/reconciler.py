@@ -75,7 +75,7 @@ class Reconciler:
         for task in [t for t in self._passes.values() if t.done()]:
             task.result()
         now = self._now()
-        due = self._rounds.due(now, PASSES_MAX - len(self._passes))
+        due = [d for d in self._rounds.due(now, PASSES_MAX) if d not in self._passes][: PASSES_MAX - len(self._passes)]
         if not due or self._switch.why_off():
             return
         async with alone():  # no command is put on its way meanwhile

@@ -149,6 +149,8 @@ class Box:
         self.before: Callable[[], object] = lambda: None
         self.outcome: tuple[Event, str] = (Event.SUCCEED, "")
         self.away = False
+        self.gate: asyncio.Event | None = None  # what a read waits for
+        self.reads = 0
 
     def reachable(self, device: str) -> bool:
         return True
@@ -161,6 +163,9 @@ class Box:
     async def read(self, device: str, want: Mapping[str, Value]) -> Found:
         if self.away:
             raise NotConnected("it does not answer")
+        self.reads += 1
+        if self.gate:
+            await self.gate.wait()
         found = Found()
         for name, value in self.values.items():
             found.take(name, value, want, same=name in want and want[name] == value)
@@ -272,6 +277,21 @@ async def test_something_else_comes_before_the_next_write(bench: Bench, first: s
     await bench.look(2)
     assert bench.box.writes == (["a", "b"] if first == "command" else ["a"])
     assert (bench.twin.state is State.IN_SYNC) == (first in ("command", "newer"))
+
+
+async def test_a_device_has_one_pass_at_a_time_whatever_is_desired_meanwhile(bench: Bench) -> None:
+    bench.box.gate = asyncio.Event()
+    bench.set(a=1.0)
+    for value in (2.0, 3.0):
+        bench.clock.advance(2)
+        await bench.desk._direct.begin(bench.alone, bench.flying.__contains__)
+        await asyncio.sleep(0)
+        bench.set(a=value)
+    assert bench.box.reads == 1
+    bench.box.gate.set()
+    await bench.look()
+    await bench.look(2)
+    assert (bench.twin.state, bench.box.values["a"], bench.box.writes) == (State.IN_SYNC, 3.0, ["a"])
 
 
 async def test_what_is_not_allowed_any_more_is_not_written_but_the_settings_are_read(bench: Bench) -> None:
