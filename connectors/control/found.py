@@ -10,7 +10,7 @@ from connectors.control.commands import Value
 
 @dataclass
 class Found:
-    """`wrong`: settings that are not as wanted; `faults`: why one could not be read. A value of None: there is none."""
+    """`wrong`: settings that were read and are not as wanted; `faults`: why one could not be read. Its value is None."""
 
     values: dict[str, Value] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
@@ -22,8 +22,6 @@ class Found:
         if name in want and not same:
             self.wrong.append(name)
 
-    def fault(self, name: str, why: str, want: Mapping[str, Value]) -> None:
+    def fault(self, name: str, why: str) -> None:
         """A setting that could not be read."""
         self.values[name], self.faults[name] = None, why
-        if name in want:
-            self.wrong.append(name)

@@ -196,7 +196,7 @@ class _Link:
                     async with asyncio.timeout(PREPARE_S_MAX):
                         nodes[name] = await self._find(place.node, device, VARIABLES)
                 except ConfigError as e:
-                    found.fault(name, str(e), want)
+                    found.fault(name, str(e))
             async with asyncio.timeout(PREPARE_S_MAX):
                 answers = await _read_all(self._open(), list(nodes.values())) if nodes else []
         except (NotConnected, TimeoutError) as e:
@@ -205,7 +205,7 @@ class _Link:
         for name, answer in zip(nodes, answers, strict=True):
             value, at = _single(answer), places[name].node.replace(DEVICE, device)
             if value is None:
-                found.fault(name, f"{at} cannot be read ({_status(answer)})", want)
+                found.fault(name, f"{at} cannot be read ({_status(answer)})")
             else:
                 raw = places[name].raw({name: want[name]}) if name in want else None
                 same = raw is not None and raw == value and isinstance(raw, bool) == isinstance(value, bool)

@@ -132,7 +132,7 @@ class Reconciler:
         want = desired.values if desired else {}
         found = await writer.read(device, want)
         heard = twin.reported.applied if twin.reported else 0
-        wrong = {n: want[n] for n in found.wrong if n not in found.faults}
+        wrong = {n: want[n] for n in found.wrong}
         if desired and not wrong:
             heard = desired.version
         elif desired and self._rounds.may_write(device, desired.version, self._now()):

@@ -151,6 +151,7 @@ class Box:
         self.away = False
         self.gate: asyncio.Event | None = None  # what a read waits for
         self.reads = 0
+        self.unreadable: list[str] = []
 
     def reachable(self, device: str) -> bool:
         return True
@@ -168,7 +169,10 @@ class Box:
             await self.gate.wait()
         found = Found()
         for name, value in self.values.items():
-            found.take(name, value, want, same=name in want and want[name] == value)
+            if name in self.unreadable:
+                found.fault(name, "it cannot be read")
+            else:
+                found.take(name, value, want, same=name in want and want[name] == value)
         return found
 
     async def write(self, device: str, setting: str, value: Value) -> tuple[Event, str]:
@@ -292,6 +296,17 @@ async def test_a_device_has_one_pass_at_a_time_whatever_is_desired_meanwhile(ben
     await bench.look()
     await bench.look(2)
     assert (bench.twin.state, bench.box.values["a"], bench.box.writes) == (State.IN_SYNC, 3.0, ["a"])
+
+
+async def test_a_setting_that_cannot_be_read_does_not_make_control_read_more_often(bench: Bench) -> None:
+    bench.set(a=1.0, b=True)
+    bench.box.unreadable = ["a"]
+    for _ in range(3600):
+        await bench.look(1)
+    assert 60 <= bench.box.reads <= 130  # every minute, as `settings_every` says, cut at random
+    assert bench.box.writes == ["b"]
+    assert (bench.twin.state, bench.twin.difference) == (State.DIFFERS, {"a": (1.0, None)})
+    assert bench.twin.reported.detail == "a: it cannot be read"  # type: ignore[union-attr]  # there is one
 
 
 async def test_what_is_not_allowed_any_more_is_not_written_but_the_settings_are_read(bench: Bench) -> None:
