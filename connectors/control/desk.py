@@ -107,6 +107,10 @@ class Desk:
         """All commands on record."""
         return list(self._ledger.entries.values())
 
+    def admits(self, command: Command) -> bool:
+        """Whether a command that is not forged would be let in now."""
+        return not self._guard.judge(command, self._ledger, self._clock.now_ns()).refusal
+
     def in_flight(self, device: str) -> bool:
         """Whether a device has a command."""
         return bool(self._ledger.in_flight(device))

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from connectors.control import audit, sparkplug
 from connectors.control.commands import Command
+from connectors.control.desk import Desk
 from connectors.control.devices import parse
 from connectors.control.guard import Guard
-from connectors.control.ledger import Ledger
+from connectors.control.ledger import Entry, Ledger, State
 from connectors.control.rebirths import Rebirths
 from connectors.control.signing import is_signed
 from connectors.control.switch import Switch
@@ -184,17 +185,37 @@ async def test_a_gap_makes_control_ask_for_a_birth_and_readings_are_good_again(s
 
 
 class Bench:
-    """The reader of wishes without Kafka."""
+    """The reader of wishes without Kafka: a command that is handed in is taken by a desk at once."""
 
     def __init__(self, folder: Path, document: str = EDGE) -> None:
         self.given: list[Command] = []
         self.clock, self.switch = ManualClock(1_700_000_000 * 10**9), Switch(folder)
-        settings = Settings(site="SITE", brokers="", pipeline="", partitions=1)
         self.devices = parse(document + DEVICES.replace("IDEMPOTENT", "true"), "devices.toml")
-        self.rebirths = Rebirths(settings, self.devices, self.switch, ME, self._hand_in, self.clock)
+        self.guard, self.ledger = Guard("SITE", self.devices, [], ME), Ledger()
+        self.restart()
+
+    def restart(self) -> None:
+        settings = Settings(site="SITE", brokers="", pipeline="", partitions=1)
+        unused: Any = None
+        desk = Desk(
+            "SITE", [], self.ledger.entries.values(), unused, self.guard, self.switch, unused, unused, unused, self.clock
+        )  # fmt: skip
+        self.ledger = desk._ledger
+        self.rebirths = Rebirths(settings, self.devices, self.switch, ME, self._hand_in, desk.admits, self.clock)
 
     async def _hand_in(self, command: Command) -> None:
         self.given.append(command)
+        verdict = self.guard.judge(command, self.ledger, self.clock.now_ns())
+        self._record(self.ledger.submit(verdict.command, 0, self.clock.now_ns(), refusal=verdict.refusal))
+
+    def _record(self, *entries: Entry | None) -> None:
+        for entry in filter(None, entries):
+            self.ledger.record(entry)
+
+    def look(self, after_s: float, *, ready: bool) -> None:
+        """Time goes on, and commands are sent if the broker is there."""
+        self.clock.advance(after_s)
+        self._record(*self.ledger.due(self.clock.now_ns(), ready=lambda _: ready))
 
     async def wish(self, *nodes: str, raw: bytes | None = None) -> list[str]:
         self.given.clear()
@@ -205,15 +226,26 @@ class Bench:
 async def test_only_nodes_of_the_file_are_asked_and_each_as_often_as_its_rate_allows(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     assert await bench.wish("SITE/n1", "Other/n1", "SITE/x1", "p1", "SITE/n2", "SITE/n1/d") == ["SITE/n1", "SITE/n2"]
+    bench.look(1, ready=True)
     assert await bench.wish("SITE/n1", "SITE/n2", "SITE/n3") == ["SITE/n3"]
+    bench.restart()
+    assert await bench.wish("SITE/n1", "SITE/n2", "SITE/n3") == []
     bench.clock.advance(3600)
     assert await bench.wish("SITE/n1") == ["SITE/n1"]
     (command,) = bench.given
-    guard = Guard("SITE", bench.devices, [], ME)
     assert is_signed(command, "SITE", ME.verify_key)
-    assert guard.forged(command) == ""
-    verdict = guard.judge(command, Ledger(), bench.clock.now_ns())
-    assert (verdict.refusal, verdict.command.topic) == ("", "spBv1.0/SITE/NCMD/n1")
+    assert bench.guard.forged(command) == ""
+    assert bench.ledger.entries[command.id].command.topic == "spBv1.0/SITE/NCMD/n1"
+
+
+async def test_a_node_that_could_not_be_asked_is_asked_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    assert await bench.wish("SITE/n1") == ["SITE/n1"]
+    bench.look(15, ready=False)
+    assert await bench.wish("SITE/n1") == []  # it waits to be sent
+    bench.look(30, ready=False)
+    assert [e.state for e in bench.ledger.entries.values()] == [State.EXPIRED]
+    assert await bench.wish("SITE/n1") == ["SITE/n1"]
 
 
 async def test_nothing_is_asked_while_it_is_off_and_at_once_when_it_is_on(tmp_path: Path) -> None:
