@@ -18,7 +18,7 @@ from typing import Any
 from asyncua import ua
 
 from connectors.backoff import Backoff
-from connectors.control.commands import DETAIL_CHARS_MAX, Command, Value
+from connectors.control.commands import Command, Value
 from connectors.control.devices import Devices, Profile
 from connectors.control.found import Found
 from connectors.control.ledger import Event
@@ -293,7 +293,7 @@ class _Link:
         if comes_later(int(result.StatusCode.value)):
             return Event.LOSE, f"{what.method} was taken, to be done later"
         gave = ", ".join(repr(o.Value) for o in result.OutputArguments or ())
-        return Event.SUCCEED, f"{what.method} returned {gave or 'nothing'}"[:DETAIL_CHARS_MAX]
+        return Event.SUCCEED, f"{what.method} returned {gave or 'nothing'}"
 
     def _lost(self, channel: Channel, e: Exception) -> Outcome:
         """What has become of a request that has no result of its own."""

@@ -18,7 +18,7 @@ from connectors.control import agenda
 from connectors.control.agenda import Agenda
 from connectors.control.commands import Command, Value
 from connectors.control.devices import parse
-from connectors.control.found import Found
+from connectors.control.found import TEXT_CHARS_MAX, Found
 from connectors.control.ledger import Event
 from connectors.control.modbus import Modbus
 from connectors.control.rounds import QUIET_S_MAX, Rounds
@@ -307,6 +307,17 @@ async def test_a_setting_that_cannot_be_read_does_not_make_control_read_more_oft
     assert bench.box.writes == ["b"]
     assert (bench.twin.state, bench.twin.difference) == (State.DIFFERS, {"a": (1.0, None)})
     assert bench.twin.reported.detail == "a: it cannot be read"  # type: ignore[union-attr]  # there is one
+
+
+async def test_a_long_text_is_not_kept_but_put_right(bench: Bench) -> None:
+    bench.box.values["a"] = "x" * (TEXT_CHARS_MAX + 1)
+    await bench.look(10)
+    assert bench.twin.reported.values == {"b": False}  # type: ignore[union-attr]  # there is one
+    assert bench.twin.reported.detail == "a: its text has 1001 characters, and may have 1000"  # type: ignore[union-attr]
+    bench.set(a=1.0)
+    await bench.look(1)
+    assert (bench.twin.state, bench.box.writes) == (State.IN_SYNC, ["a"])
+    assert max(len(line.value) for line in bench.lines) < TEXT_CHARS_MAX
 
 
 async def test_what_is_not_allowed_any_more_is_not_written_but_the_settings_are_read(bench: Bench) -> None:
