@@ -317,6 +317,8 @@ def _wrong_edge(at: str, profile: Profile) -> Iterator[tuple[str, str]]:
     for pattern in profile.devices:
         if len(pattern.split(EDGE)) != 2 or not all(pattern.split(EDGE)):
             yield f"{at}.devices", f"{pattern!r}: name edge nodes as 'group/node', such as 'Hall/gateway-*'"
+        if set("+#") & set(pattern):
+            yield f"{at}.devices", f"{pattern!r}: no edge node has + or # in its name: write * for any name"
     if set(profile.verbs) != {REBIRTH} or profile.verbs[REBIRTH].args or profile.settings:
         yield at, f"an edge node has the verb {REBIRTH}, without arguments, and neither another nor settings"
     elif not profile.verbs[REBIRTH].rate:

@@ -286,6 +286,12 @@ def test_names_of_edge_nodes_and_of_other_devices_never_meet() -> None:
     [
         ('"SITE/n*"', '"n*"', "profiles.edge.devices: 'n*': name edge nodes as 'group/node', such as 'Hall/gateway-*'"),
         ('"SITE/n*"', '"spBv1.0/SITE/n*"', "name edge nodes as 'group/node'"),
+        (
+            '"SITE/n*"',
+            '"SITE/+"',
+            "profiles.edge.devices: 'SITE/+': no edge node has + or # in its name: write * for any name",
+        ),
+        ('"SITE/n*"', '"S#/n*"', "profiles.edge.devices: 'S#/n*': no edge node has + or # in its name"),
         ("sparkplug = true", "", "or sparkplug = true"),
         (
             'verbs.rebirth.rate = "1/1h"',
