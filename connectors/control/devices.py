@@ -425,8 +425,9 @@ def _wrong_write(at: str, write: Write, types: Mapping[str, str]) -> Iterator[tu
     """What is wrong with a `write`. `types` are those of the arguments that are always there."""
     if not 0 < duration_ns(write.within) <= WITHIN_NS_MAX:
         yield f"{at}.within", f"write more than 0 and at most {WITHIN_NS_MAX // 10**9}s"
-    if not 0 <= write.address <= 65535 - (write.word[1:] == "32"):
-        yield f"{at}.address", "write 0 to 65535"
+    last = 65536 - write.count
+    if not 0 <= write.address <= last:
+        yield f"{at}.address", f"write 0 to {last}" + (f", for {write.word} takes two" if write.count == 2 else "")
     if bool(write.arg) == (write.value is not None):
         yield at, "name either the argument (arg = 'speed') or the value (value = 1) that is written"
     if write.scale == 0 or not math.isfinite(write.scale):

@@ -57,6 +57,8 @@ a = {type = "float", set = {node = "Objects/{device}/A", type = "Float"}}
         ('"coil", address = 4', '"coil", address = 4, value = 1', "leave out arg and value"),
         ('"coil", address = 4', '"coil", address = 4, read_back = false', "a setting is known by being read; write a verb"),
         ('"coil", address = 4', '"coil", address = 70000', "settings.b.write.address: write 0 to 65535"),
+        ('"register", address = 4', '"register", address = 65535', "a.write.address: write 0 to 65534, for u32 takes two"),
+        ('"coil", address = 4', '"coil", address = -1', "settings.b.write.address: write 0 to 65535"),
         ('"coil", address = 4', '"register", address = 5', "the setting 'a' writes to register 5, too: one would undo what"),
         ("address = 1, value", "address = 5, value", "settings.a: the verb 'go' writes to register 5, too: one would undo"),
         ("[profiles.drive.settings]", 'settings_every = "2h"\n[profiles.drive.settings]', "settings_every: write 1s to 1h"),
@@ -72,6 +74,11 @@ def test_each_mistake_in_the_document_is_told(old: str, new: str, why: str) -> N
     with pytest.raises(ConfigError) as told:
         parse(text, "devices.toml")
     assert why in str(told.value)
+
+
+@pytest.mark.parametrize("write", ['"register", address = 65534', '"coil", address = 65535'])  # as u32: two, and one
+def test_the_last_address_that_can_be_written_to_may_be(write: str) -> None:
+    parse(MODBUS.replace('"register", address = 4', write), "devices.toml")
 
 
 async def test_a_device_that_answers_with_too_little_counts_as_one_that_does_not() -> None:
