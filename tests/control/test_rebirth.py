@@ -197,11 +197,11 @@ class Bench:
     def restart(self) -> None:
         settings = Settings(site="SITE", brokers="", pipeline="", partitions=1)
         unused: Any = None
-        desk = Desk(
+        self.desk = Desk(
             "SITE", [], self.ledger.entries.values(), unused, self.guard, self.switch, unused, unused, unused, self.clock
         )  # fmt: skip
-        self.ledger = desk._ledger
-        self.rebirths = Rebirths(settings, self.devices, self.switch, ME, self._hand_in, desk.admits, self.clock)
+        self.ledger = self.desk._ledger
+        self.rebirths = Rebirths(settings, self.devices, self.switch, ME, self._hand_in, self.desk.admits, self.clock)
 
     async def _hand_in(self, command: Command) -> None:
         self.given.append(command)
@@ -246,6 +246,12 @@ async def test_a_node_that_could_not_be_asked_is_asked_again(tmp_path: Path) -> 
     bench.look(30, ready=False)
     assert [e.state for e in bench.ledger.entries.values()] == [State.EXPIRED]
     assert await bench.wish("SITE/n1") == ["SITE/n1"]
+
+
+async def test_a_birth_that_nobody_asked_for_waits_for_no_record(tmp_path: Path) -> None:
+    desk = Bench(tmp_path).desk
+    async with desk._changing, asyncio.timeout(1):
+        await desk.born("SITE/n1")
 
 
 async def test_nothing_is_asked_while_it_is_off_and_at_once_when_it_is_on(tmp_path: Path) -> None:
