@@ -118,6 +118,11 @@ class Setting(Arg, frozen=True, forbid_unknown_fields=True, kw_only=True):
     write: Write | None = None  # of a Modbus device
     set: Set | None = None  # of an OPC UA device
 
+    def place(self, name: str) -> Write | Set | None:
+        """Where the setting of that name is; None in a device that hears and tells its settings itself."""
+        at = self.write or self.set
+        return msgspec.structs.replace(at, arg=name) if at else None
+
 
 class Verb(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a device can be told."""
@@ -173,14 +178,15 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     def settings_refusal(self, values: Mapping[str, Value]) -> str:
         """Why settings are not allowed; empty if they are. None: it is not to be set any more."""
         for name, value in values.items():
-            if value is not None and name not in self.settings:
+            if value is None:
+                continue
+            if name not in self.settings:
                 return f"the profile has no setting {name!r}"
-            if value is not None and (why := self.settings[name].refusal(value)):
+            if why := self.settings[name].refusal(value):
                 return f"{name}: {why}"
             try:
-                for at in (self.writes.get(name), self.sets.get(name)) if value is not None else ():
-                    if at:
-                        at.raw(dict(values))
+                if at := self.settings[name].place(name):
+                    at.raw({name: value})
             except ConfigError as e:
                 return str(e)
         return ""
@@ -188,12 +194,12 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     @property
     def writes(self) -> dict[str, Write]:
         """Where the settings of a Modbus device are."""
-        return {n: msgspec.structs.replace(s.write, arg=n) for n, s in self.settings.items() if s.write}
+        return {n: at for n, s in self.settings.items() if isinstance(at := s.place(n), Write)}
 
     @property
     def sets(self) -> dict[str, Set]:
         """Where the settings of an OPC UA device are."""
-        return {n: msgspec.structs.replace(s.set, arg=n) for n, s in self.settings.items() if s.set}
+        return {n: at for n, s in self.settings.items() if isinstance(at := s.place(n), Set)}
 
     @property
     def way(self) -> str:
@@ -339,9 +345,10 @@ def _wrong_settings(at: str, profile: Profile) -> Iterator[tuple[str, str]]:
         for name, setting in profile.settings.items():
             here = f"{at}.{name}"
             yield from _wrong_place(here, setting, profile)
-            if write := profile.writes.get(name):
-                yield from _wrong_write(f"{here}.write", write, types)
-            if place := profile.sets.get(name):
+            place = setting.place(name)
+            if isinstance(place, Write):
+                yield from _wrong_write(f"{here}.write", place, types)
+            elif place:
                 yield from wrong_set(f"{here}.set", place, types, profile.one_device)
             for cell in _cells(setting.write, setting.set):
                 if cell in taken:
