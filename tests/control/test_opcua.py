@@ -19,13 +19,11 @@ from connectors.control.ledger import Event
 from connectors.control.nodes import place_of
 from connectors.control.statuses import judged
 from connectors.opcua import guard
-from containers.embedded import EmbeddedKafka
 from pipelines.clock import ManualClock
 from pipelines.errors import ConfigError, NotConnected
 from tests.bed import free_port, until
-from tests.bed.mosquitto import Mosquitto
 from tests.bed.opcua import OPERATOR, PASSWORD, OpcuaServer, papers
-from tests.control.plant import DEVICES, Site
+from tests.control.plant import DEVICES, MakeSite
 from tests.control.test_devices import become
 
 S = ua.StatusCodes
@@ -114,16 +112,6 @@ class Mixer:
 
 
 @pytest.fixture
-def mixer(opcua_server: OpcuaServer, unique: str) -> Mixer:
-    return Mixer(opcua_server, unique, "m1")
-
-
-def site_with(kafka: EmbeddedKafka, mosquitto: Mosquitto, unique: str, folder: Path, document: str) -> Site:
-    (folder / "secrets").mkdir(exist_ok=True)
-    return Site(unique, kafka.bootstrap, mosquitto.url, folder, devices=document + DEVICES)
-
-
-@pytest.fixture
 def secrets(opcua_server: OpcuaServer, tmp_path: Path) -> Path:
     ours, folder = papers("urn:test:control"), tmp_path / "secrets"
     folder.mkdir()
@@ -136,14 +124,14 @@ def secrets(opcua_server: OpcuaServer, tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("secrets")
 async def test_a_server_is_written_to_and_read_back_and_its_methods_are_called(
-    kafka: EmbeddedKafka, mosquitto: Mosquitto, opcua_server: OpcuaServer, unique: str, tmp_path: Path, mixer: Mixer
+    make_site: MakeSite, opcua_server: OpcuaServer, unique: str, mixer: Mixer
 ) -> None:
     names = {"PLANT": unique, "URL": opcua_server.url, "USER": OPERATOR}
     document = profile("mixer", "m*", SAFE, **names, PASS="password")
     document += profile("strange", "x1", SAFE, **names, PASS="wrong")
     away = f"opc.tcp://127.0.0.1:{free_port()}"
     document += profile("away", "a1", PLAIN, PLANT=unique, URL=away)
-    site = site_with(kafka, mosquitto, unique, tmp_path, document)
+    site = make_site(devices=document + DEVICES)
     async with site.control() as control:
         await control.ready()
         gone = await site.command("a1", id="gone", verb="step")
@@ -180,11 +168,11 @@ async def test_a_server_is_written_to_and_read_back_and_its_methods_are_called(
 
 @pytest.mark.parametrize(("verb", "state", "writes"), [("step", "UNKNOWN", 1), ("set_speed", "SUCCEEDED", 2)])
 async def test_a_kill_after_a_write_repeats_only_what_may_be_repeated(
-    kafka: EmbeddedKafka, mosquitto: Mosquitto, opcua_server: OpcuaServer, unique: str, tmp_path: Path, mixer: Mixer,
+    make_site: MakeSite, opcua_server: OpcuaServer, unique: str, mixer: Mixer,
     verb: str, state: str, writes: int,
 ) -> None:  # fmt: skip
     document = profile("mixer", "m1", PLAIN, PLANT=unique, URL=opcua_server.url)
-    site = site_with(kafka, mosquitto, unique, tmp_path, document)
+    site = make_site(devices=document + DEVICES)
     async with site.control("node-after") as control:
         await control.ready()
         args = {"speed": 1.0} if verb == "set_speed" else {}

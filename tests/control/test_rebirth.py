@@ -30,7 +30,6 @@ from connectors.control.switch import Switch
 from connectors.mqtt.spb_proto import parse as parse_payload
 from connectors.wish import Wish
 from containers.child import Child, free_port
-from containers.embedded import EmbeddedKafka
 from pipelines import topics
 from pipelines.clock import ManualClock
 from pipelines.errors import ConfigError
@@ -38,11 +37,10 @@ from pipelines.load import load
 from pipelines.quality import GOOD, UNCERTAIN
 from pipelines.settings import Settings
 from pipelines.wire import decode
-from tests.bed import until
-from tests.bed.mosquitto import Mosquitto
+from tests.bed import beside, until
 from tests.bed.topics import consume_all
 from tests.connectors.edge_node import DOUBLE, EdgeNode, Message
-from tests.control.plant import DEVICES, ME, PARTITIONS, ROOT, Site
+from tests.control.plant import DEVICES, ME, PARTITIONS, ROOT, MakeSite, Site
 
 PIPELINE = """
 from connectors import mqtt
@@ -76,12 +74,8 @@ class Node:
         async with aiomqtt.Client(str(at.hostname), at.port or 1883) as self.client:
             await self.client.subscribe(f"spBv1.0/{self.edge.group}/NCMD/{self.edge.name}", qos=1)
             await self.birth()
-            task = asyncio.create_task(self._listen())
-            try:
+            async with beside(self._listen()):
                 yield self
-            finally:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
 
     async def birth(self) -> None:
         await self.send(self.edge.birth(time.time()))
@@ -108,9 +102,9 @@ class Node:
 
 
 @pytest.fixture
-def site(kafka: EmbeddedKafka, mosquitto: Mosquitto, unique: str, tmp_path: Path) -> Site:
-    found = Site(unique, kafka.bootstrap, mosquitto.url, tmp_path, devices=EDGE + DEVICES)
-    (tmp_path / "press.py").write_text(PIPELINE.format(broker=mosquitto.url, site=unique))
+def site(make_site: MakeSite) -> Site:
+    found = make_site(devices=EDGE + DEVICES)
+    (found.folder / "press.py").write_text(PIPELINE.format(broker=found.mqtt, site=found.name))
     return found
 
 
