@@ -45,10 +45,11 @@ class Reconciler:
         line: Line,
         allowed: Callable[[Desired], bool],
         said: Callable[[str, Report], None],
+        seed: int | None = None,
     ) -> None:
         self._devices, self._writers, self._twins, self._switch, self._clock = devices, writers, twins, switch, clock
         self._line, self._allowed, self._said = line, allowed, said
-        self._rounds = Rounds()
+        self._rounds = Rounds(seed)
         self._rounds.begin([d for d in sorted({*_named(devices), *twins.devices}) if self.owns(d)], clock.monotonic_s())
         self._passes: dict[str, asyncio.Task[None]] = {}
         self._yielding: set[str] = set()  # a command waits for the end of the pass
