@@ -107,6 +107,10 @@ class Desk:
         """All commands on record."""
         return list(self._ledger.entries.values())
 
+    def admits(self, command: Command) -> bool:
+        """Whether a command that is not forged would be let in now."""
+        return not self._guard.judge(command, self._ledger, self._clock.now_ns()).refusal
+
     def in_flight(self, device: str) -> bool:
         """Whether a device has a command."""
         return bool(self._ledger.in_flight(device))
@@ -165,6 +169,8 @@ class Desk:
 
     async def born(self, device: str) -> None:
         """An edge node is born: if it was asked to be, that is done. `Unavailable` if it is not on record."""
+        if not self.in_flight(device):
+            return  # as most: nobody else waits for it
         async with self._changing:
             asked = [e for e in self._ledger.in_flight(device) if e.command.verb == REBIRTH]
             now_ns = self._clock.now_ns()

@@ -118,6 +118,11 @@ class Setting(Arg, frozen=True, forbid_unknown_fields=True, kw_only=True):
     write: Write | None = None  # of a Modbus device
     set: Set | None = None  # of an OPC UA device
 
+    def place(self, name: str) -> Write | Set | None:
+        """Where the setting of that name is; None in a device that hears and tells its settings itself."""
+        at = self.write or self.set
+        return msgspec.structs.replace(at, arg=name) if at else None
+
 
 class Verb(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a device can be told."""
@@ -173,14 +178,15 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     def settings_refusal(self, values: Mapping[str, Value]) -> str:
         """Why settings are not allowed; empty if they are. None: it is not to be set any more."""
         for name, value in values.items():
-            if value is not None and name not in self.settings:
+            if value is None:
+                continue
+            if name not in self.settings:
                 return f"the profile has no setting {name!r}"
-            if value is not None and (why := self.settings[name].refusal(value)):
+            if why := self.settings[name].refusal(value):
                 return f"{name}: {why}"
             try:
-                for at in (self.writes.get(name), self.sets.get(name)) if value is not None else ():
-                    if at:
-                        at.raw(dict(values))
+                if at := self.settings[name].place(name):
+                    at.raw({name: value})
             except ConfigError as e:
                 return str(e)
         return ""
@@ -188,12 +194,12 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     @property
     def writes(self) -> dict[str, Write]:
         """Where the settings of a Modbus device are."""
-        return {n: msgspec.structs.replace(s.write, arg=n) for n, s in self.settings.items() if s.write}
+        return {n: at for n, s in self.settings.items() if isinstance(at := s.place(n), Write)}
 
     @property
     def sets(self) -> dict[str, Set]:
         """Where the settings of an OPC UA device are."""
-        return {n: msgspec.structs.replace(s.set, arg=n) for n, s in self.settings.items() if s.set}
+        return {n: at for n, s in self.settings.items() if isinstance(at := s.place(n), Set)}
 
     @property
     def way(self) -> str:
@@ -317,6 +323,8 @@ def _wrong_edge(at: str, profile: Profile) -> Iterator[tuple[str, str]]:
     for pattern in profile.devices:
         if len(pattern.split(EDGE)) != 2 or not all(pattern.split(EDGE)):
             yield f"{at}.devices", f"{pattern!r}: name edge nodes as 'group/node', such as 'Hall/gateway-*'"
+        if set("+#") & set(pattern):
+            yield f"{at}.devices", f"{pattern!r}: no edge node has + or # in its name: write * for any name"
     if set(profile.verbs) != {REBIRTH} or profile.verbs[REBIRTH].args or profile.settings:
         yield at, f"an edge node has the verb {REBIRTH}, without arguments, and neither another nor settings"
     elif not profile.verbs[REBIRTH].rate:
@@ -337,9 +345,10 @@ def _wrong_settings(at: str, profile: Profile) -> Iterator[tuple[str, str]]:
         for name, setting in profile.settings.items():
             here = f"{at}.{name}"
             yield from _wrong_place(here, setting, profile)
-            if write := profile.writes.get(name):
-                yield from _wrong_write(f"{here}.write", write, types)
-            if place := profile.sets.get(name):
+            place = setting.place(name)
+            if isinstance(place, Write):
+                yield from _wrong_write(f"{here}.write", place, types)
+            elif place:
                 yield from wrong_set(f"{here}.set", place, types, profile.one_device)
             for cell in _cells(setting.write, setting.set):
                 if cell in taken:
@@ -423,8 +432,9 @@ def _wrong_write(at: str, write: Write, types: Mapping[str, str]) -> Iterator[tu
     """What is wrong with a `write`. `types` are those of the arguments that are always there."""
     if not 0 < duration_ns(write.within) <= WITHIN_NS_MAX:
         yield f"{at}.within", f"write more than 0 and at most {WITHIN_NS_MAX // 10**9}s"
-    if not 0 <= write.address <= 65535 - (write.word[1:] == "32"):
-        yield f"{at}.address", "write 0 to 65535"
+    last = 65536 - write.count
+    if not 0 <= write.address <= last:
+        yield f"{at}.address", f"write 0 to {last}" + (f", for {write.word} takes two" if write.count == 2 else "")
     if bool(write.arg) == (write.value is not None):
         yield at, "name either the argument (arg = 'speed') or the value (value = 1) that is written"
     if write.scale == 0 or not math.isfinite(write.scale):

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 
 from connectors.control.commands import Value
 
+TEXT_CHARS_MAX = 1000
+
 
 @dataclass
 class Found:
-    """`wrong`: settings that are not as wanted; `faults`: why one could not be read. A value of None: there is none."""
+    """`wrong`: settings that were read and are not as wanted; `faults`: why the value of one is None."""
 
     values: dict[str, Value] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
@@ -21,9 +23,9 @@ class Found:
         self.values[name] = want[name] if same else value
         if name in want and not same:
             self.wrong.append(name)
+        if isinstance(value, str) and len(value) > TEXT_CHARS_MAX and not same:
+            self.fault(name, f"its text has {len(value)} characters, and may have {TEXT_CHARS_MAX}")
 
-    def fault(self, name: str, why: str, want: Mapping[str, Value]) -> None:
-        """A setting that could not be read."""
+    def fault(self, name: str, why: str) -> None:
+        """A setting that could not be read, or not be kept."""
         self.values[name], self.faults[name] = None, why
-        if name in want:
-            self.wrong.append(name)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from connectors.control.commands import Ack, Answer, Command
+from connectors.control.commands import DETAIL_CHARS_MAX, Ack, Answer, Command
 from pipelines.errors import LimitExceeded
 
 ACK_WAIT_NS = 10 * 10**9  # an idempotent command without an answer is sent again after this
@@ -115,8 +115,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         at = self.delivered_at_ns
         at = (*at, now_ns) if event is Event.DELIVER else at[:-1] if event is Event.RETURN else at
         return msgspec.structs.replace(
-            self, state=state, updated_at_ns=now_ns, detail=detail, by="", attempts=len(at), delivered_at_ns=at
-        )
+            self, state=state, updated_at_ns=now_ns, detail=detail[:DETAIL_CHARS_MAX], by="", attempts=len(at), delivered_at_ns=at
+        )  # fmt: skip
 
     def approved(self, by: str, now_ns: int) -> Entry | str:
         """The entry with one more signature, or why there cannot be: each counts once."""

@@ -69,7 +69,7 @@ class Modbus:
                 if answer.isError() and answer.exception_code in _NOBODY:
                     raise NotConnected(f"its gateway does not reach it (code {answer.exception_code})")
                 if answer.isError():
-                    found.fault(name, f"{write.to} {write.address} cannot be read (code {answer.exception_code})", want)
+                    found.fault(name, f"{write.to} {write.address} cannot be read (code {answer.exception_code})")
                 else:
                     number = _number(answer, write)
                     same = name in want and number == write.raw({name: want[name]})

@@ -11,14 +11,14 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from asyncua import ua
 
 from connectors.backoff import Backoff
-from connectors.control.commands import DETAIL_CHARS_MAX, Command, Value
+from connectors.control.commands import Command, Value
 from connectors.control.devices import Devices, Profile
 from connectors.control.found import Found
 from connectors.control.ledger import Event
@@ -156,13 +156,13 @@ class _Link:
                 await asyncio.sleep(KEEP_S)
                 async with asyncio.timeout(WRITE_S_MAX):
                     await _read(channel, SERVER_STATE)
-        if self._channel is channel:
-            self.down()
+        self.down(channel)
 
-    def down(self) -> None:
-        """It does not answer: another try after a while."""
-        if self._channel is not None:
-            self._channel.abort()
+    def down(self, channel: Channel) -> None:
+        """It does not answer on this channel: another try after a while, unless there is another one by now."""
+        channel.abort()
+        if self._channel is not channel:
+            return
         self._channel = None
         self._next_s = self._clock.monotonic_s() + self._backoff.delay_s()
         if self._keeper is not None and self._keeper is not asyncio.current_task():
@@ -178,10 +178,16 @@ class _Link:
                     await session.close(self._channel, self._session)
             await self._channel.close()
 
-    def _open(self) -> Channel:
-        if self._channel is None:
+    @contextlib.contextmanager
+    def _used(self) -> Iterator[Channel]:
+        """The channel, for all that is asked of it here; it is down if it does not answer. `NotConnected` if there is none."""
+        if (channel := self._channel) is None:
             raise NotConnected("the link is down")
-        return self._channel
+        try:
+            yield channel
+        except (NotConnected, TimeoutError):
+            self.down(channel)
+            raise
 
     # what is done
 
@@ -191,21 +197,21 @@ class _Link:
         if self.refusal:
             raise NotConnected(self.refusal)
         try:
-            for name, place in places.items():
-                try:
-                    async with asyncio.timeout(PREPARE_S_MAX):
-                        nodes[name] = await self._find(place.node, device, VARIABLES)
-                except ConfigError as e:
-                    found.fault(name, str(e), want)
-            async with asyncio.timeout(PREPARE_S_MAX):
-                answers = await _read_all(self._open(), list(nodes.values())) if nodes else []
+            with self._used() as channel:
+                for name, place in places.items():
+                    try:
+                        async with asyncio.timeout(PREPARE_S_MAX):
+                            nodes[name] = await self._find(channel, place.node, device, VARIABLES)
+                    except ConfigError as e:
+                        found.fault(name, str(e))
+                async with asyncio.timeout(PREPARE_S_MAX):
+                    answers = await _read_all(channel, list(nodes.values())) if nodes else []
         except (NotConnected, TimeoutError) as e:
-            self.down()
             raise NotConnected(f"it does not answer: {e or type(e).__name__}") from e
         for name, answer in zip(nodes, answers, strict=True):
             value, at = _single(answer), places[name].node.replace(DEVICE, device)
             if value is None:
-                found.fault(name, f"{at} cannot be read ({_status(answer)})", want)
+                found.fault(name, f"{at} cannot be read ({_status(answer)})")
             else:
                 raw = places[name].raw({name: want[name]}) if name in want else None
                 same = raw is not None and raw == value and isinstance(raw, bool) == isinstance(value, bool)
@@ -216,24 +222,24 @@ class _Link:
         """Write a value and read it back."""
         at = what.node.replace(DEVICE, device)
         try:
-            async with asyncio.timeout(PREPARE_S_MAX):
-                node = await self._find(what.node, device, VARIABLES)
-                before = await _read(self._open(), node)
+            with self._used() as channel:
+                async with asyncio.timeout(PREPARE_S_MAX):
+                    node = await self._find(channel, what.node, device, VARIABLES)
+                    before = await _read(channel, node)
         except ConfigError as e:
             return Event.REJECT, str(e)
         except (NotConnected, TimeoutError) as e:
-            return self._returned(e)
+            return _returned(e)
         if what.read_back and not _good(before):
             return Event.FAIL, f"{at} cannot be read back ({_status(before)}): not written"
-        channel, value = self._open(), what.raw(args)
-        request = ua.WriteRequest()
+        value, request = what.raw(args), ua.WriteRequest()
         written = ua.DataValue(ua.Variant(value, ua.VariantType[what.type]))
         request.Parameters.NodesToWrite = [ua.WriteValue(node, ua.AttributeIds.Value, None, written)]
         try:
             async with asyncio.timeout(WRITE_S_MAX):
                 (status,) = (await channel.call(request, ua.WriteResponse)).Results
         except (NotConnected, TimeoutError, ValueError) as e:
-            return self._lost(e)
+            return self._lost(channel, e)
         if outcome := judged(int(status.value), f"{at}: the server"):
             return outcome
         if what.read_back:
@@ -258,27 +264,28 @@ class _Link:
                 return Event.FAIL, f"{_shown(value)} was written, and {at} reads {now} after {what.within}"
             return Event.LOSE, f"{_shown(value)} was written, and {at} could not be read for {what.within}"
         except NotConnected as e:
-            self.down()
+            self.down(channel)
             return Event.LOSE, f"{_shown(value)} was written, and {at} could not be read: {e}"
 
     async def call(self, what: Call, device: str, args: dict[str, Value]) -> Outcome:
         """Call a method."""
         try:
-            async with asyncio.timeout(PREPARE_S_MAX):
-                owner = await self._find(what.object, device, OBJECTS | VARIABLES)
-                method = await self._method(owner, what)
+            with self._used() as channel:
+                async with asyncio.timeout(PREPARE_S_MAX):
+                    owner = await self._find(channel, what.object, device, OBJECTS | VARIABLES)
+                    method = await self._method(channel, owner, what)
         except ConfigError as e:
             return Event.REJECT, str(e)
         except (NotConnected, TimeoutError) as e:
-            return self._returned(e)
+            return _returned(e)
         request = ua.CallRequest()
         inputs = [_variant(given, args) for given in what.inputs]
         request.Parameters.MethodsToCall = [ua.CallMethodRequest(owner, method, inputs)]
         try:
             async with asyncio.timeout(duration_s(what.within)):
-                (result,) = (await self._open().call(request, ua.CallResponse)).Results
+                (result,) = (await channel.call(request, ua.CallResponse)).Results
         except (NotConnected, TimeoutError, ValueError) as e:
-            return self._lost(e)
+            return self._lost(channel, e)
         bad = [n for n, s in enumerate(result.InputArgumentResults or ()) if not s.is_good()]
         which = f" (input {bad[0]}: {result.InputArgumentResults[bad[0]].name})" if bad else ""
         if outcome := judged(int(result.StatusCode.value), f"{what.method}{which}: the server"):
@@ -286,30 +293,26 @@ class _Link:
         if comes_later(int(result.StatusCode.value)):
             return Event.LOSE, f"{what.method} was taken, to be done later"
         gave = ", ".join(repr(o.Value) for o in result.OutputArguments or ())
-        return Event.SUCCEED, f"{what.method} returned {gave or 'nothing'}"[:DETAIL_CHARS_MAX]
+        return Event.SUCCEED, f"{what.method} returned {gave or 'nothing'}"
 
-    def _returned(self, e: Exception) -> Outcome:
-        self.down()
-        return Event.RETURN, f"it does not answer, and was not written to: {e or type(e).__name__}"
-
-    def _lost(self, e: Exception) -> Outcome:
+    def _lost(self, channel: Channel, e: Exception) -> Outcome:
         """What has become of a request that has no result of its own."""
         if isinstance(e, Refused) and (outcome := judged(e.status, "the server")):
             if outcome[0] is Event.RETURN:
-                self.down()
+                self.down(channel)
             return outcome
-        self.down()
+        self.down(channel)
         return Event.LOSE, f"it was written to and did not answer: {e or type(e).__name__}"
 
     # where it is
 
-    async def _find(self, text: str, device: str, classes: int) -> ua.NodeId:
+    async def _find(self, channel: Channel, text: str, device: str, classes: int) -> ua.NodeId:
         """The node of a device; known from the last time as long as the line holds. `ConfigError` if there is not one."""
         if (text, device) not in self._nodes:
-            self._nodes[text, device] = await self._look(place_of(text, device), device, classes)
+            self._nodes[text, device] = await self._look(channel, place_of(text, device), device, classes)
         return self._nodes[text, device]
 
-    async def _look(self, place: NodePath | OwnNode, device: str, classes: int) -> ua.NodeId:
+    async def _look(self, channel: Channel, place: NodePath | OwnNode, device: str, classes: int) -> ua.NodeId:
         if isinstance(place, OwnNode):
             return ua.NodeId(ua.String(place.identifier), ua.Int16(place.namespace))
         if place.node_id is not None:
@@ -318,17 +321,21 @@ class _Link:
         for n, level in enumerate(place.levels):
             mask = classes if n == len(place.levels) - 1 else OBJECTS | VARIABLES
             wanted = Level(device) if level.is_key else level
-            below = await children(self._open(), here, Limits(), mask)
+            below = await children(channel, here, Limits(), mask)
             here = list(dict.fromkeys(c.node for some in below for c in some if wanted.matches(c.name, c.namespace)))
         return _only(here, place.text.replace(DEVICE, device))
 
-    async def _method(self, owner: ua.NodeId, what: Call) -> ua.NodeId:
+    async def _method(self, channel: Channel, owner: ua.NodeId, what: Call) -> ua.NodeId:
         path = NodePath.of(what.method, "device")
         if path.node_id is not None:
             return ua.NodeId.from_string(path.node_id)
-        (below,) = await children(self._open(), [owner], Limits(), METHODS)
+        (below,) = await children(channel, [owner], Limits(), METHODS)
         found = [c.node for c in below if path.levels[0].matches(c.name, c.namespace)]
         return _only(found, f"{what.object}: method {what.method}")
+
+
+def _returned(e: Exception) -> Outcome:
+    return Event.RETURN, f"it does not answer, and was not written to: {e or type(e).__name__}"
 
 
 def _only(found: list[ua.NodeId], what: str) -> ua.NodeId:

@@ -1,7 +1,8 @@
 """Edge nodes that `collect` cannot read for want of a birth -> commands `rebirth`, of those that devices.toml has.
 
-`collect` only says whose birth it lacks, again and again while it does. Whether a node is asked, and how often, is decided here
-and by the guard: who has taken over `collect` can have nodes of the file born again, no more often than `rate`; nothing else.
+`collect` only says whose birth it lacks, again and again while it does. Whether a node is asked is decided here, and how
+often by the desk, as of every command: who has taken over `collect` can have nodes of the file born again, no more often than
+`rate`; nothing else.
 """
 
 from __future__ import annotations
@@ -32,17 +33,25 @@ STALE_NS = 60 * 10**9  # an older wish is repeated if it still holds
 PACE_S = 0.1  # between two nodes: all births at once would choke the broker
 NODES_MAX = 10_000  # asked since the start; who writes wishes must not fill the memory
 HandIn = Callable[[Command], Awaitable[None]]
+Admits = Callable[[Command], bool]
 
 
 class Rebirths:
-    """Reads wishes and hands commands in, signed as those of a pipeline."""
+    """Reads wishes and hands commands in, signed as those of a pipeline. `admits` says whether one would be let in now."""
 
     def __init__(
-        self, settings: Settings, devices: Devices, switch: Switch, own: SigningKey, hand_in: HandIn, clock: Clock
+        self,
+        settings: Settings,
+        devices: Devices,
+        switch: Switch,
+        own: SigningKey,
+        hand_in: HandIn,
+        admits: Admits,
+        clock: Clock,
     ) -> None:
         self._settings, self._devices, self._switch, self._own = settings, devices, switch, own
-        self._hand_in, self._clock = hand_in, clock
-        self._asked_s: dict[str, float] = {}
+        self._hand_in, self._admits, self._clock = hand_in, admits, clock
+        self._asked: set[str] = set()
         self._wishes: dict[bytes, tuple[int, bytes]] = {}  # the newest of each collector: (when, record)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -72,29 +81,26 @@ class Rebirths:
         for node in wish.nodes:
             if stop.is_set() or self._switch.why_off():
                 return
-            if self._may_ask(node):
-                await self._hand_in(self._command(node, wish))
+            command = self._command(node, wish)
+            if self._may_ask(command):
+                await self._hand_in(signed(command, self._settings.site, self._own))
                 await self._clock.sleep(PACE_S)
 
-    def _may_ask(self, node: str) -> bool:
-        """Whether a node is in the file, and was not asked for as long as its rate wants."""
+    def _may_ask(self, command: Command) -> bool:
+        """Whether its node is in the file, and the command would be let in."""
+        node = command.device
         profile = self._devices.profile_of(node)
-        if profile is None or not profile.sparkplug:
+        if profile is None or not profile.sparkplug or not self._admits(command):
             return False
-        count, per_ns = profile.verbs[REBIRTH].limit
-        now_s = self._clock.monotonic_s()
-        if now_s < self._asked_s.get(node, float("-inf")) + per_ns / count / 1e9:
-            return False
-        if node not in self._asked_s and len(self._asked_s) >= NODES_MAX:
+        if node not in self._asked and len(self._asked) >= NODES_MAX:
             log.warning("%s is not asked for its birth: %d nodes were since the start (NODES_MAX)", node, NODES_MAX)
             return False
-        self._asked_s[node] = now_s
+        self._asked.add(node)
         return True
 
     def _command(self, node: str, wish: Wish) -> Command:
-        now_ns, site = self._clock.now_ns(), self._settings.site
-        command = Command(
-            id=derived_id(site, REBIRTH, node, str(now_ns)), device=node, verb=REBIRTH, issuer=f"collect/{wish.stream}",
-            issued_at_ns=now_ns, expires_at_ns=now_ns + EXPIRES_NS,
+        now_ns = self._clock.now_ns()
+        return Command(
+            id=derived_id(self._settings.site, REBIRTH, node, str(now_ns)), device=node, verb=REBIRTH,
+            issuer=f"collect/{wish.stream}", issued_at_ns=now_ns, expires_at_ns=now_ns + EXPIRES_NS,
         )  # fmt: skip
-        return signed(command, site, self._own)

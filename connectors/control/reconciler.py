@@ -45,10 +45,11 @@ class Reconciler:
         line: Line,
         allowed: Callable[[Desired], bool],
         said: Callable[[str, Report], None],
+        seed: int | None = None,
     ) -> None:
         self._devices, self._writers, self._twins, self._switch, self._clock = devices, writers, twins, switch, clock
         self._line, self._allowed, self._said = line, allowed, said
-        self._rounds = Rounds()
+        self._rounds = Rounds(seed)
         self._rounds.begin([d for d in sorted({*_named(devices), *twins.devices}) if self.owns(d)], clock.monotonic_s())
         self._passes: dict[str, asyncio.Task[None]] = {}
         self._yielding: set[str] = set()  # a command waits for the end of the pass
@@ -75,7 +76,7 @@ class Reconciler:
         for task in [t for t in self._passes.values() if t.done()]:
             task.result()
         now = self._now()
-        due = self._rounds.due(now, PASSES_MAX - len(self._passes))
+        due = [d for d in self._rounds.due(now, PASSES_MAX) if d not in self._passes][: PASSES_MAX - len(self._passes)]
         if not due or self._switch.why_off():
             return
         async with alone():  # no command is put on its way meanwhile
@@ -132,7 +133,7 @@ class Reconciler:
         want = desired.values if desired else {}
         found = await writer.read(device, want)
         heard = twin.reported.applied if twin.reported else 0
-        wrong = {n: want[n] for n in found.wrong if n not in found.faults}
+        wrong = {n: want[n] for n in found.wrong}
         if desired and not wrong:
             heard = desired.version
         elif desired and self._rounds.may_write(device, desired.version, self._now()):

@@ -109,7 +109,7 @@ async def main(settings: Settings, health: Health, stop: asyncio.Event) -> None:
         await ending.enter_async_context(api.serving(settings, desk, hand_in, clock))
         work = [desk.run(stop), bridge.run(stop), twins.run(desk.alone, desk.in_flight, stop)]
         if devices and births and plan.needs_births:
-            work.append(Rebirths(settings, devices, switch, key, hand_in, clock).run(stop))
+            work.append(Rebirths(settings, devices, switch, key, hand_in, desk.admits, clock).run(stop))
         await _run(app_of(settings, desk, health), desk, twins, link, work, stop)
 
 

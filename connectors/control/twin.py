@@ -118,7 +118,6 @@ class Twins:
     def __init__(self, sides: Iterable[Desired | Reported] = ()) -> None:
         self._twins: dict[str, Twin] = {}
         self.different: dict[str, int] = {}  # since when, ns, by device
-        self._oldest_ns: int | None = 0  # None: it is looked for when it is asked for
         for side in sides:
             self.record(side)
 
@@ -128,19 +127,14 @@ class Twins:
     def record(self, side: Desired | Reported) -> None:
         """Take note of a side that Kafka has acknowledged."""
         twin = self._twins[side.device] = self[side.device].having(side)
-        before, since = self.different.pop(side.device, 0), twin.since_ns
-        if since:
+        self.different.pop(side.device, None)
+        if since := twin.since_ns:
             self.different[side.device] = since
-        if before != since and self._oldest_ns is not None:
-            gone = before == self._oldest_ns and before
-            self._oldest_ns = None if gone else min(since or self._oldest_ns, self._oldest_ns or since)
 
     @property
     def oldest_ns(self) -> int:
-        """Since when the oldest difference is; 0 if there is none. Costs nothing but where that one has gone."""
-        if self._oldest_ns is None:
-            self._oldest_ns = min(self.different.values(), default=0)
-        return self._oldest_ns
+        """Since when the oldest difference is; 0 if there is none. Takes 0.4 ms if all `TWINS_MAX` differ."""
+        return min(self.different.values(), default=0)
 
     def full(self, device: str) -> bool:
         """Whether there is no room for a twin of a device that has none."""

@@ -45,7 +45,7 @@ def _topics(devices: Devices | None) -> list[tuple[DeviceTopic, Profile]]:
 class TwinDesk:
     """The owner of the twins. `devices` is None where there is no document: then there are none.
 
-    `direct`: by way (`Profile.way`), what writes to devices that cannot tell their settings themselves.
+    `direct`: by way (`Profile.way`), what writes to devices that cannot tell their settings themselves. `seed`: of all waits.
     """
 
     def __init__(
@@ -57,11 +57,14 @@ class TwinDesk:
         direct: Mapping[str, Writer],
         switch: Switch,
         clock: Clock,
+        seed: int | None = None,
     ) -> None:
         self._site, self._devices, self._link, self._switch, self._clock = site, devices, link, switch, clock
         self._twins = Twins(sides)
-        self._direct = Reconciler(devices, direct, self._twins, switch, clock, self._written, self._allowed, self._take)
-        self._telling = Telling(self._twins, clock.monotonic_s(), hears=lambda device: not self._direct.owns(device))
+        self._direct = Reconciler(
+            devices, direct, self._twins, switch, clock, self._written, self._allowed, self._take, seed
+        )
+        self._telling = Telling(self._twins, clock.monotonic_s(), seed, lambda device: not self._direct.owns(device))
         self._heard: list[tuple[str, Report]] = []
         self._audit: list[Beside] = []
         self._blocked: dict[str, int] = {}  # version of what the profile does not allow any more, by device

@@ -76,13 +76,13 @@ class Writers:
 
     async def deliver(self, command: Command) -> Outcome | None:
         """Send it; as `Writer.deliver`. None if the device will answer."""
-        if writer := self._direct.get(self._guard.way(command.device)):
+        way = self._guard.way(command.device)
+        if writer := self._direct.get(way):
             return await writer.deliver(command)
         if self._link is None or not self._link.connected:
             return Event.RETURN, "the MQTT link is down"
-        edge = self._guard.way(command.device) == "sparkplug"
         try:
-            if edge:
+            if way == "sparkplug":
                 await self._link.publish(command.topic, sparkplug.rebirth(command.issued_at_ns), sparkplug.QOS)
             else:
                 await self._link.publish(command.topic, command.for_device())

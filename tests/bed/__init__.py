@@ -5,6 +5,6 @@ The fixtures in `tests/conftest.py` hand them out: `kafka`, `mosquitto`, `s3`, `
 
 from containers.child import free_port
 from tests.bed.parts import find_part
-from tests.bed.waiting import until, wait_until
+from tests.bed.waiting import beside, until, wait_until
 
-__all__ = ["find_part", "free_port", "until", "wait_until"]
+__all__ = ["beside", "find_part", "free_port", "until", "wait_until"]

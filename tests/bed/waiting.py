@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -39,6 +40,17 @@ async def until(probe: Callable[[], Any], timeout_s: float = 10, what: str = "")
         if time.monotonic() > deadline:
             raise TimeoutError(_complaint(what, timeout_s, seen, error)) from error
         await asyncio.sleep(POLL_S)
+
+
+@asynccontextmanager
+async def beside(work: Coroutine[Any, Any, object]) -> AsyncIterator[None]:
+    """Do some work meanwhile, and no longer."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _try(probe: Callable[[], T]) -> tuple[T | None, Exception | None]:

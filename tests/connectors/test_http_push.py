@@ -24,7 +24,7 @@ from connectors.http.listener import PushReader
 from connectors.secrets import secret
 from pipelines import metrics
 from pipelines.errors import ConfigError, NotConnected
-from tests.bed import until
+from tests.bed import beside, until
 from tests.bed.certificate import self_signed
 from tests.connectors.http_world import OTHER, TOKEN, context, push_source
 from tests.connectors.schemas import Vibration
@@ -69,11 +69,10 @@ class Server:
 async def serving(source: PushSource[Any], folder: Path) -> AsyncIterator[Server]:
     server = Server(source, folder)
     await server.reader.connect()
-    reading = asyncio.create_task(server.run())
     try:
-        yield server
+        async with beside(server.run()):
+            yield server
     finally:
-        reading.cancel()
         await server.reader.close()
 
 
@@ -342,11 +341,9 @@ async def test_those_who_dawdle_are_hung_up_on(
                 writer.write(f"X-{i}: y\r\n".encode())
                 await asyncio.sleep(0.05)
 
-        dripping = asyncio.create_task(drip())
-        async with asyncio.timeout(3):
+        async with beside(drip()), asyncio.timeout(3):
             with contextlib.suppress(ConnectionError):
                 assert await reader.read() == b""
-        dripping.cancel()
         writer.close()
         answer = await raw(server, HEAD + b'Content-Length: 100\r\n\r\n{"rms":')  # a body that does not end
         assert answer.startswith(b"HTTP/1.1 408 ")

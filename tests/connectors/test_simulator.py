@@ -20,7 +20,7 @@ from connectors.simulator.signal import LEVEL, NOISE, SWING, wave
 from connectors.simulator.weather import UNITS, stations
 from pipelines.clock import ManualClock
 from pipelines.errors import PlanError
-from tests.bed import until
+from tests.bed import beside, until
 from tests.bed.mosquitto import Mosquitto
 from tests.connectors.schemas import Motor, Vibration
 
@@ -156,9 +156,8 @@ async def test_a_fleet_publishes_at_its_pace_and_obeys(mosquitto: Mosquitto, uni
                 assert isinstance(message.payload, bytes)
                 got.append((message.topic.value.removeprefix(f"{unique}/"), json.loads(message.payload)))
 
-        listener = asyncio.create_task(listen())
         start = asyncio.get_running_loop().time()
-        async with Fleet(mosquitto.url, devices, speed=10) as fleet:
+        async with beside(listen()), Fleet(mosquitto.url, devices, speed=10) as fleet:
             await fleet.done()
             assert 0.94 < asyncio.get_running_loop().time() - start < 2
             for _ in range(2):
@@ -169,7 +168,6 @@ async def test_a_fleet_publishes_at_its_pace_and_obeys(mosquitto: Mosquitto, uni
         topics = [t for t, _ in got]
         assert (topics.count("a/vib"), topics.count("b/vib")) == (10, 10)
         assert topics[:4] == ["a/vib", "b/vib", "a/vib", "b/vib"]
-        listener.cancel()
 
 
 async def test_a_device_goes_on_after_its_broker_was_away(tmp_path: Path) -> None:

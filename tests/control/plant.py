@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,7 @@ from pipelines.load import load
 from pipelines.plan import Plan
 from pipelines.runtime import kafka
 from pipelines.wire import FrameInfo, encode
-from tests.bed import free_port, until
+from tests.bed import beside, free_port, until
 
 PARTITIONS = 2
 ROOT = Path(__file__).parents[2]
@@ -158,6 +158,9 @@ class Site:
             raise AssertionError(f"{await self.states()}\n{self.log.read_text()}") from e
 
 
+MakeSite = Callable[..., Site]
+
+
 @dataclass
 class Alarms:
     """A transactional writer of alarm rows."""
@@ -272,12 +275,8 @@ class Device:
         url = urlsplit(site.mqtt)
         async with aiomqtt.Client(str(url.hostname), url.port or 1883, identifier=f"{site.name}-{name}") as client:
             await client.subscribe(f"{site.name}/{name}/cmd", qos=1)
-            task = asyncio.create_task(self._listen(client, f"{site.name}/{name}/ack"))
-            try:
+            async with beside(self._listen(client, f"{site.name}/{name}/ack")):
                 yield self
-            finally:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
 
     async def _listen(self, client: aiomqtt.Client, ack_topic: str) -> None:
         async for message in client.messages:

@@ -15,10 +15,8 @@ from pymodbus.simulator import DataType, SimData, SimDevice
 
 from connectors.control import audit
 from connectors.control.commands import Command
-from containers.embedded import EmbeddedKafka
 from tests.bed import free_port, until
-from tests.bed.mosquitto import Mosquitto
-from tests.control.plant import DEVICES, YOU, Device, Site
+from tests.control.plant import DEVICES, YOU, Device, MakeSite, Site
 
 MODBUS = """
 [profiles.drive]
@@ -70,16 +68,11 @@ class Drive:
 
 
 @pytest.fixture
-def drive() -> Drive:
-    return Drive()
-
-
-@pytest.fixture
-def site(kafka: EmbeddedKafka, mosquitto: Mosquitto, unique: str, tmp_path: Path, drive: Drive) -> Site:
+def site(make_site: MakeSite, tmp_path: Path, drive: Drive) -> Site:
     (tmp_path / "switch").mkdir()
     devices = (MODBUS + DEVICES).replace("PORT", str(drive.port))
     options = {"off_switch": str(tmp_path / "switch")}
-    return Site(unique, kafka.bootstrap, mosquitto.url, tmp_path, devices=devices, options=options)
+    return make_site(devices=devices, options=options)
 
 
 async def become(site: Site, command: Command, state: str) -> str:

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from connectors.control import ledger as limits
-from connectors.control.commands import Ack, Answer, Command
+from connectors.control.commands import DETAIL_CHARS_MAX, Ack, Answer, Command
 from connectors.control.ledger import (
     ACK_WAIT_NS,
     EXECUTION_NS_MAX,
@@ -56,6 +56,12 @@ def submitted(*commands: Command) -> Ledger:
 
 def due(ledger: Ledger, after_s: float, *, reachable: bool = True) -> list[State]:
     return kept(ledger, *ledger.due(START + int(after_s * SECOND), ready=lambda _: reachable))
+
+
+def test_what_is_said_of_a_command_has_a_limit() -> None:
+    entry = submitted(command()).entries["a"].after(Event.FAIL, START, "it reads " + "x" * 2**20)
+    assert entry is not None
+    assert len(entry.detail) == DETAIL_CHARS_MAX
 
 
 def test_the_usual_course() -> None:

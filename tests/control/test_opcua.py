@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,17 +13,17 @@ from asyncua import ua
 from asyncua.ua.ua_binary import struct_to_binary
 
 from connectors.control import opcua
+from connectors.control.commands import Command
 from connectors.control.devices import parse
 from connectors.control.ledger import Event
 from connectors.control.nodes import place_of
 from connectors.control.statuses import judged
 from connectors.opcua import guard
-from containers.embedded import EmbeddedKafka
-from pipelines.errors import ConfigError
-from tests.bed import free_port
-from tests.bed.mosquitto import Mosquitto
+from pipelines.clock import ManualClock
+from pipelines.errors import ConfigError, NotConnected
+from tests.bed import free_port, until
 from tests.bed.opcua import OPERATOR, PASSWORD, OpcuaServer, papers
-from tests.control.plant import DEVICES, Site
+from tests.control.plant import DEVICES, MakeSite
 from tests.control.test_devices import become
 
 S = ua.StatusCodes
@@ -110,16 +112,6 @@ class Mixer:
 
 
 @pytest.fixture
-def mixer(opcua_server: OpcuaServer, unique: str) -> Mixer:
-    return Mixer(opcua_server, unique, "m1")
-
-
-def site_with(kafka: EmbeddedKafka, mosquitto: Mosquitto, unique: str, folder: Path, document: str) -> Site:
-    (folder / "secrets").mkdir(exist_ok=True)
-    return Site(unique, kafka.bootstrap, mosquitto.url, folder, devices=document + DEVICES)
-
-
-@pytest.fixture
 def secrets(opcua_server: OpcuaServer, tmp_path: Path) -> Path:
     ours, folder = papers("urn:test:control"), tmp_path / "secrets"
     folder.mkdir()
@@ -132,14 +124,14 @@ def secrets(opcua_server: OpcuaServer, tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("secrets")
 async def test_a_server_is_written_to_and_read_back_and_its_methods_are_called(
-    kafka: EmbeddedKafka, mosquitto: Mosquitto, opcua_server: OpcuaServer, unique: str, tmp_path: Path, mixer: Mixer
+    make_site: MakeSite, opcua_server: OpcuaServer, unique: str, mixer: Mixer
 ) -> None:
     names = {"PLANT": unique, "URL": opcua_server.url, "USER": OPERATOR}
     document = profile("mixer", "m*", SAFE, **names, PASS="password")
     document += profile("strange", "x1", SAFE, **names, PASS="wrong")
     away = f"opc.tcp://127.0.0.1:{free_port()}"
     document += profile("away", "a1", PLAIN, PLANT=unique, URL=away)
-    site = site_with(kafka, mosquitto, unique, tmp_path, document)
+    site = make_site(devices=document + DEVICES)
     async with site.control() as control:
         await control.ready()
         gone = await site.command("a1", id="gone", verb="step")
@@ -176,11 +168,11 @@ async def test_a_server_is_written_to_and_read_back_and_its_methods_are_called(
 
 @pytest.mark.parametrize(("verb", "state", "writes"), [("step", "UNKNOWN", 1), ("set_speed", "SUCCEEDED", 2)])
 async def test_a_kill_after_a_write_repeats_only_what_may_be_repeated(
-    kafka: EmbeddedKafka, mosquitto: Mosquitto, opcua_server: OpcuaServer, unique: str, tmp_path: Path, mixer: Mixer,
+    make_site: MakeSite, opcua_server: OpcuaServer, unique: str, mixer: Mixer,
     verb: str, state: str, writes: int,
 ) -> None:  # fmt: skip
     document = profile("mixer", "m1", PLAIN, PLANT=unique, URL=opcua_server.url)
-    site = site_with(kafka, mosquitto, unique, tmp_path, document)
+    site = make_site(devices=document + DEVICES)
     async with site.control("node-after") as control:
         await control.ready()
         args = {"speed": 1.0} if verb == "set_speed" else {}
@@ -189,6 +181,57 @@ async def test_a_kill_after_a_write_repeats_only_what_may_be_repeated(
     async with site.control():
         await become(site, command, state)
     assert mixer.writes.total() == writes
+
+
+BY_ID = """
+[profiles.mixer]
+devices = ["m1"]
+opcua.server = "opc.tcp://h"
+settings.speed = {type = "float", set = {node = "ns=2;s=Speed", type = "Float"}}
+verbs.set.set = {node = "ns=2;s=Mode", type = "Int32", value = 1}
+verbs.call.call = {object = "ns=2;s=Mixer", method = "ns=2;s=Stop"}
+"""
+
+
+class Line:
+    """A channel that answers some requests, and of the next one says that the connection is gone once it `breaks`."""
+
+    where, open_still = "h:4840", True
+
+    def __init__(self, answers: int) -> None:
+        self.answers, self.breaks, self.aborted = answers, asyncio.Event(), False
+
+    async def call(self, request: Any, response: Any) -> Any:
+        self.answers -= 1
+        if self.answers < 0:
+            await self.breaks.wait()
+            raise NotConnected("the connection is gone")
+        read = isinstance(request, ua.ReadRequest)
+        return SimpleNamespace(Results=[ua.DataValue(ua.Variant(0)) if read else ua.StatusCode()])
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+@pytest.mark.parametrize(("verb", "answers"), [("set", 0), ("set", 1), ("set", 2), ("call", 0), ("read", 0)])
+@pytest.mark.parametrize("replaced", [True, False])
+async def test_a_channel_that_fails_takes_down_itself_and_none_that_came_after_it(
+    verb: str, answers: int, replaced: bool, tmp_path: Path
+) -> None:
+    devices = parse(BY_ID, "devices.toml")
+    links = opcua.Opcua(devices, "s", tmp_path, ManualClock())
+    link: Any = links._links["mixer"]
+    link._channel = old = Line(answers)
+    command = Command(id="c", device="m1", verb=verb, issuer="me", issued_at_ns=1, expires_at_ns=2**63)
+    doing = asyncio.create_task(links.read("m1", {}) if verb == "read" else links.deliver(command))
+    await until(lambda: old.answers < 0)
+    if replaced:
+        link._channel = Line(0)
+    new = link._channel
+    old.breaks.set()
+    await asyncio.gather(doing, return_exceptions=True)
+    assert old.aborted
+    assert (link._channel, new.aborted) == ((new, False) if replaced else (None, True))
 
 
 @pytest.mark.parametrize(

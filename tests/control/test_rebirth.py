@@ -20,16 +20,16 @@ from hypothesis import strategies as st
 
 from connectors.control import audit, sparkplug
 from connectors.control.commands import Command
+from connectors.control.desk import Desk
 from connectors.control.devices import parse
 from connectors.control.guard import Guard
-from connectors.control.ledger import Ledger
+from connectors.control.ledger import Entry, Ledger, State
 from connectors.control.rebirths import Rebirths
 from connectors.control.signing import is_signed
 from connectors.control.switch import Switch
 from connectors.mqtt.spb_proto import parse as parse_payload
 from connectors.wish import Wish
 from containers.child import Child, free_port
-from containers.embedded import EmbeddedKafka
 from pipelines import topics
 from pipelines.clock import ManualClock
 from pipelines.errors import ConfigError
@@ -37,11 +37,10 @@ from pipelines.load import load
 from pipelines.quality import GOOD, UNCERTAIN
 from pipelines.settings import Settings
 from pipelines.wire import decode
-from tests.bed import until
-from tests.bed.mosquitto import Mosquitto
+from tests.bed import beside, until
 from tests.bed.topics import consume_all
 from tests.connectors.edge_node import DOUBLE, EdgeNode, Message
-from tests.control.plant import DEVICES, ME, PARTITIONS, ROOT, Site
+from tests.control.plant import DEVICES, ME, PARTITIONS, ROOT, MakeSite, Site
 
 PIPELINE = """
 from connectors import mqtt
@@ -75,12 +74,8 @@ class Node:
         async with aiomqtt.Client(str(at.hostname), at.port or 1883) as self.client:
             await self.client.subscribe(f"spBv1.0/{self.edge.group}/NCMD/{self.edge.name}", qos=1)
             await self.birth()
-            task = asyncio.create_task(self._listen())
-            try:
+            async with beside(self._listen()):
                 yield self
-            finally:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
 
     async def birth(self) -> None:
         await self.send(self.edge.birth(time.time()))
@@ -107,9 +102,9 @@ class Node:
 
 
 @pytest.fixture
-def site(kafka: EmbeddedKafka, mosquitto: Mosquitto, unique: str, tmp_path: Path) -> Site:
-    found = Site(unique, kafka.bootstrap, mosquitto.url, tmp_path, devices=EDGE + DEVICES)
-    (tmp_path / "press.py").write_text(PIPELINE.format(broker=mosquitto.url, site=unique))
+def site(make_site: MakeSite) -> Site:
+    found = make_site(devices=EDGE + DEVICES)
+    (found.folder / "press.py").write_text(PIPELINE.format(broker=found.mqtt, site=found.name))
     return found
 
 
@@ -184,17 +179,37 @@ async def test_a_gap_makes_control_ask_for_a_birth_and_readings_are_good_again(s
 
 
 class Bench:
-    """The reader of wishes without Kafka."""
+    """The reader of wishes without Kafka: a command that is handed in is taken by a desk at once."""
 
     def __init__(self, folder: Path, document: str = EDGE) -> None:
         self.given: list[Command] = []
         self.clock, self.switch = ManualClock(1_700_000_000 * 10**9), Switch(folder)
-        settings = Settings(site="SITE", brokers="", pipeline="", partitions=1)
         self.devices = parse(document + DEVICES.replace("IDEMPOTENT", "true"), "devices.toml")
-        self.rebirths = Rebirths(settings, self.devices, self.switch, ME, self._hand_in, self.clock)
+        self.guard, self.ledger = Guard("SITE", self.devices, [], ME), Ledger()
+        self.restart()
+
+    def restart(self) -> None:
+        settings = Settings(site="SITE", brokers="", pipeline="", partitions=1)
+        unused: Any = None
+        self.desk = Desk(
+            "SITE", [], self.ledger.entries.values(), unused, self.guard, self.switch, unused, unused, unused, self.clock
+        )  # fmt: skip
+        self.ledger = self.desk._ledger
+        self.rebirths = Rebirths(settings, self.devices, self.switch, ME, self._hand_in, self.desk.admits, self.clock)
 
     async def _hand_in(self, command: Command) -> None:
         self.given.append(command)
+        verdict = self.guard.judge(command, self.ledger, self.clock.now_ns())
+        self._record(self.ledger.submit(verdict.command, 0, self.clock.now_ns(), refusal=verdict.refusal))
+
+    def _record(self, *entries: Entry | None) -> None:
+        for entry in filter(None, entries):
+            self.ledger.record(entry)
+
+    def look(self, after_s: float, *, ready: bool) -> None:
+        """Time goes on, and commands are sent if the broker is there."""
+        self.clock.advance(after_s)
+        self._record(*self.ledger.due(self.clock.now_ns(), ready=lambda _: ready))
 
     async def wish(self, *nodes: str, raw: bytes | None = None) -> list[str]:
         self.given.clear()
@@ -205,15 +220,32 @@ class Bench:
 async def test_only_nodes_of_the_file_are_asked_and_each_as_often_as_its_rate_allows(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     assert await bench.wish("SITE/n1", "Other/n1", "SITE/x1", "p1", "SITE/n2", "SITE/n1/d") == ["SITE/n1", "SITE/n2"]
+    bench.look(1, ready=True)
     assert await bench.wish("SITE/n1", "SITE/n2", "SITE/n3") == ["SITE/n3"]
+    bench.restart()
+    assert await bench.wish("SITE/n1", "SITE/n2", "SITE/n3") == []
     bench.clock.advance(3600)
     assert await bench.wish("SITE/n1") == ["SITE/n1"]
     (command,) = bench.given
-    guard = Guard("SITE", bench.devices, [], ME)
     assert is_signed(command, "SITE", ME.verify_key)
-    assert guard.forged(command) == ""
-    verdict = guard.judge(command, Ledger(), bench.clock.now_ns())
-    assert (verdict.refusal, verdict.command.topic) == ("", "spBv1.0/SITE/NCMD/n1")
+    assert bench.guard.forged(command) == ""
+    assert bench.ledger.entries[command.id].command.topic == "spBv1.0/SITE/NCMD/n1"
+
+
+async def test_a_node_that_could_not_be_asked_is_asked_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    assert await bench.wish("SITE/n1") == ["SITE/n1"]
+    bench.look(15, ready=False)
+    assert await bench.wish("SITE/n1") == []  # it waits to be sent
+    bench.look(30, ready=False)
+    assert [e.state for e in bench.ledger.entries.values()] == [State.EXPIRED]
+    assert await bench.wish("SITE/n1") == ["SITE/n1"]
+
+
+async def test_a_birth_that_nobody_asked_for_waits_for_no_record(tmp_path: Path) -> None:
+    desk = Bench(tmp_path).desk
+    async with desk._changing, asyncio.timeout(1):
+        await desk.born("SITE/n1")
 
 
 async def test_nothing_is_asked_while_it_is_off_and_at_once_when_it_is_on(tmp_path: Path) -> None:
@@ -246,7 +278,8 @@ def test_names_of_edge_nodes_and_of_other_devices_never_meet() -> None:
     guard = Guard("SITE", document, [], ME)
     command = Command(id="c", device="p1/x", verb="stop", issuer="me", issued_at_ns=1, expires_at_ns=2)
     assert guard.judge(command, Ledger(), 1).refusal == "no profile is for the device 'p1/x'"
-    assert msgspec.structs.replace(command, device="p1") != command
+    verdict = guard.judge(msgspec.structs.replace(command, device="p1"), Ledger(), 1)
+    assert (verdict.refusal, verdict.command.topic) == ("", "SITE/p1/cmd")
 
 
 @pytest.mark.parametrize(
@@ -254,6 +287,12 @@ def test_names_of_edge_nodes_and_of_other_devices_never_meet() -> None:
     [
         ('"SITE/n*"', '"n*"', "profiles.edge.devices: 'n*': name edge nodes as 'group/node', such as 'Hall/gateway-*'"),
         ('"SITE/n*"', '"spBv1.0/SITE/n*"', "name edge nodes as 'group/node'"),
+        (
+            '"SITE/n*"',
+            '"SITE/+"',
+            "profiles.edge.devices: 'SITE/+': no edge node has + or # in its name: write * for any name",
+        ),
+        ('"SITE/n*"', '"S#/n*"', "profiles.edge.devices: 'S#/n*': no edge node has + or # in its name"),
         ("sparkplug = true", "", "or sparkplug = true"),
         (
             'verbs.rebirth.rate = "1/1h"',

@@ -18,7 +18,7 @@ from connectors.control import agenda
 from connectors.control.agenda import Agenda
 from connectors.control.commands import Command, Value
 from connectors.control.devices import parse
-from connectors.control.found import Found
+from connectors.control.found import TEXT_CHARS_MAX, Found
 from connectors.control.ledger import Event
 from connectors.control.modbus import Modbus
 from connectors.control.rounds import QUIET_S_MAX, Rounds
@@ -57,6 +57,8 @@ a = {type = "float", set = {node = "Objects/{device}/A", type = "Float"}}
         ('"coil", address = 4', '"coil", address = 4, value = 1', "leave out arg and value"),
         ('"coil", address = 4', '"coil", address = 4, read_back = false', "a setting is known by being read; write a verb"),
         ('"coil", address = 4', '"coil", address = 70000', "settings.b.write.address: write 0 to 65535"),
+        ('"register", address = 4', '"register", address = 65535', "a.write.address: write 0 to 65534, for u32 takes two"),
+        ('"coil", address = 4', '"coil", address = -1', "settings.b.write.address: write 0 to 65535"),
         ('"coil", address = 4', '"register", address = 5', "the setting 'a' writes to register 5, too: one would undo what"),
         ("address = 1, value", "address = 5, value", "settings.a: the verb 'go' writes to register 5, too: one would undo"),
         ("[profiles.drive.settings]", 'settings_every = "2h"\n[profiles.drive.settings]', "settings_every: write 1s to 1h"),
@@ -72,6 +74,11 @@ def test_each_mistake_in_the_document_is_told(old: str, new: str, why: str) -> N
     with pytest.raises(ConfigError) as told:
         parse(text, "devices.toml")
     assert why in str(told.value)
+
+
+@pytest.mark.parametrize("write", ['"register", address = 65534', '"coil", address = 65535'])  # as u32: two, and one
+def test_the_last_address_that_can_be_written_to_may_be(write: str) -> None:
+    parse(MODBUS.replace('"register", address = 4', write), "devices.toml")
 
 
 async def test_a_device_that_answers_with_too_little_counts_as_one_that_does_not() -> None:
@@ -149,6 +156,9 @@ class Box:
         self.before: Callable[[], object] = lambda: None
         self.outcome: tuple[Event, str] = (Event.SUCCEED, "")
         self.away = False
+        self.gate: asyncio.Event | None = None  # what a read waits for
+        self.reads = 0
+        self.unreadable: list[str] = []
 
     def reachable(self, device: str) -> bool:
         return True
@@ -161,9 +171,15 @@ class Box:
     async def read(self, device: str, want: Mapping[str, Value]) -> Found:
         if self.away:
             raise NotConnected("it does not answer")
+        self.reads += 1
+        if self.gate:
+            await self.gate.wait()
         found = Found()
         for name, value in self.values.items():
-            found.take(name, value, want, same=name in want and want[name] == value)
+            if name in self.unreadable:
+                found.fault(name, "it cannot be read")
+            else:
+                found.take(name, value, want, same=name in want and want[name] == value)
         return found
 
     async def write(self, device: str, setting: str, value: Value) -> tuple[Event, str]:
@@ -272,6 +288,43 @@ async def test_something_else_comes_before_the_next_write(bench: Bench, first: s
     await bench.look(2)
     assert bench.box.writes == (["a", "b"] if first == "command" else ["a"])
     assert (bench.twin.state is State.IN_SYNC) == (first in ("command", "newer"))
+
+
+async def test_a_device_has_one_pass_at_a_time_whatever_is_desired_meanwhile(bench: Bench) -> None:
+    bench.box.gate = asyncio.Event()
+    bench.set(a=1.0)
+    for value in (2.0, 3.0):
+        bench.clock.advance(2)
+        await bench.desk._direct.begin(bench.alone, bench.flying.__contains__)
+        await asyncio.sleep(0)
+        bench.set(a=value)
+    assert bench.box.reads == 1
+    bench.box.gate.set()
+    await bench.look()
+    await bench.look(2)
+    assert (bench.twin.state, bench.box.values["a"], bench.box.writes) == (State.IN_SYNC, 3.0, ["a"])
+
+
+async def test_a_setting_that_cannot_be_read_does_not_make_control_read_more_often(bench: Bench) -> None:
+    bench.set(a=1.0, b=True)
+    bench.box.unreadable = ["a"]
+    for _ in range(3600):
+        await bench.look(1)
+    assert 60 <= bench.box.reads <= 130  # every minute, as `settings_every` says, cut at random
+    assert bench.box.writes == ["b"]
+    assert (bench.twin.state, bench.twin.difference) == (State.DIFFERS, {"a": (1.0, None)})
+    assert bench.twin.reported.detail == "a: it cannot be read"  # type: ignore[union-attr]  # there is one
+
+
+async def test_a_long_text_is_not_kept_but_put_right(bench: Bench) -> None:
+    bench.box.values["a"] = "x" * (TEXT_CHARS_MAX + 1)
+    await bench.look(10)
+    assert bench.twin.reported.values == {"b": False}  # type: ignore[union-attr]  # there is one
+    assert bench.twin.reported.detail == "a: its text has 1001 characters, and may have 1000"  # type: ignore[union-attr]
+    bench.set(a=1.0)
+    await bench.look(1)
+    assert (bench.twin.state, bench.box.writes) == (State.IN_SYNC, ["a"])
+    assert max(len(line.value) for line in bench.lines) < TEXT_CHARS_MAX
 
 
 async def test_what_is_not_allowed_any_more_is_not_written_but_the_settings_are_read(bench: Bench) -> None:

@@ -14,13 +14,13 @@ from pipelines import topics
 from tests.bed import free_port, until
 from tests.bed.mosquitto import Mosquitto
 from tests.bed.topics import consume_all
-from tests.control.plant import ME, Device, Site
+from tests.control.plant import ME, Device, MakeSite, Site
 
 
 @pytest.fixture
-def site(kafka: EmbeddedKafka, mosquitto: Mosquitto, unique: str, tmp_path: Path) -> Site:
+def site(make_site: MakeSite) -> Site:
     """A site of its own for each test."""
-    return Site(unique, kafka.bootstrap, mosquitto.url, tmp_path)
+    return make_site()
 
 
 async def test_an_alarm_becomes_a_command_that_the_device_carries_out(site: Site) -> None:
@@ -126,10 +126,8 @@ async def test_after_a_crash_a_command_that_may_have_been_done_is_unknown(
 
 
 @pytest.mark.parametrize("crash", ["before", "after"])
-async def test_after_a_crash_an_idempotent_command_is_repeated(
-    kafka: EmbeddedKafka, mosquitto: Mosquitto, unique: str, tmp_path: Path, crash: str
-) -> None:
-    site = Site(unique, kafka.bootstrap, mosquitto.url, tmp_path, idempotent=True)
+async def test_after_a_crash_an_idempotent_command_is_repeated(make_site: MakeSite, crash: str) -> None:
+    site = make_site(idempotent=True)
     async with Device(mute=True).on(site) as device, site.alarms() as alarms:
         async with site.control(crash) as control:
             await control.ready()

@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,9 +23,8 @@ from containers.cli import main
 from containers.embedded import EmbeddedKafka
 from pipelines import topics
 from pipelines.runtime import kafka as access
-from tests.bed import until
-from tests.bed.mosquitto import Mosquitto
-from tests.control.plant import DEVICES, Device, Site
+from tests.bed import beside, until
+from tests.control.plant import DEVICES, Device, MakeSite, Site
 
 SETTINGS = """
 [profiles.press.settings]
@@ -52,12 +50,8 @@ class Settable:
             await client.subscribe(f"{site.name}/{name}/desired", qos=1)
             self.client, self.topic = client, f"{site.name}/{name}/reported"
             await self.say()
-            task = asyncio.create_task(self._listen())
-            try:
+            async with beside(self._listen()):
                 yield self
-            finally:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
 
     async def say(self, **changes: Any) -> None:
         """Publish a report."""
@@ -100,9 +94,9 @@ class Cli:
 
 
 @pytest.fixture
-def site(kafka: EmbeddedKafka, mosquitto: Mosquitto, unique: str, tmp_path: Path) -> Site:
+def site(make_site: MakeSite) -> Site:
     """A site of its own for each test."""
-    return Site(unique, kafka.bootstrap, mosquitto.url, tmp_path, devices=DEVICES + SETTINGS)
+    return make_site(devices=DEVICES + SETTINGS)
 
 
 async def twin_of(site: Site, device: str = "p1") -> Twin:

@@ -11,11 +11,9 @@ from pymodbus.client import AsyncModbusTcpClient
 
 from connectors.control import audit
 from connectors.control.twin import State
-from containers.embedded import EmbeddedKafka
 from tests.bed import until
-from tests.bed.mosquitto import Mosquitto
 from tests.bed.opcua import OpcuaServer
-from tests.control.plant import DEVICES, Site
+from tests.control.plant import DEVICES, MakeSite, Site
 from tests.control.test_devices import Drive, become
 from tests.control.test_opcua import Mixer
 from tests.control.test_twins import Cli, reaches
@@ -48,16 +46,11 @@ nowhere = {type = "float", set = {node = "Objects/PLANT/{device}/Nowhere", type 
 
 
 @pytest.fixture
-def drive() -> Drive:
-    return Drive()
-
-
-@pytest.fixture
-def site(kafka: EmbeddedKafka, mosquitto: Mosquitto, unique: str, tmp_path: Path, drive: Drive) -> Site:
+def site(make_site: MakeSite, tmp_path: Path, drive: Drive) -> Site:
     (tmp_path / "switch").mkdir()
     options = {"off_switch": str(tmp_path / "switch")}
     devices = DRIVE.replace("PORT", str(drive.port)) + DEVICES
-    return Site(unique, kafka.bootstrap, mosquitto.url, tmp_path, devices=devices, options=options)
+    return make_site(devices=devices, options=options)
 
 
 async def stand_before(drive: Drive, register: int, value: int) -> None:
@@ -124,11 +117,10 @@ async def test_a_kill_after_the_write_of_a_setting_does_not_repeat_it(site: Site
 
 
 async def test_settings_of_an_opcua_device_are_written_read_back_and_set_back(
-    kafka: EmbeddedKafka, mosquitto: Mosquitto, opcua_server: OpcuaServer, unique: str, tmp_path: Path
+    make_site: MakeSite, opcua_server: OpcuaServer, mixer: Mixer, unique: str
 ) -> None:
-    mixer = Mixer(opcua_server, unique, "m1")
     document = MIXER.replace("URL", opcua_server.url).replace("PLANT", unique)
-    site = Site(unique, kafka.bootstrap, mosquitto.url, tmp_path, devices=document + DEVICES)
+    site = make_site(devices=document + DEVICES)
     cli = Cli(site)
     async with site.control() as control:
         await control.ready()
