@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextvars import ContextVar
 from functools import lru_cache
 from itertools import chain
 from typing import Any, Literal, TypeAlias, TypeVar
-from weakref import WeakSet
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
@@ -47,7 +47,7 @@ RETRY_BACKOFF_MS = (
 TRANSACTION_TIMEOUT_MS = 120_000  # the broker aborts what a dead worker left open, if no other worker did so before
 CREATE_S_MAX = 10.0
 READY_POLL_S = 1.0
-START_S_MAX, STOP_S_MAX = 30.0, 3.0
+START_S_MAX, STOP_S_MAX, DROP_S_MAX = 30.0, 3.0, 1.0
 _REFUSALS = {
     TopicAuthorizationFailedError: "topic",
     GroupAuthorizationFailedError: "consumer group",
@@ -74,20 +74,22 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 fetcher.ConsumerRecord = Record  # the same fields in the same order: others in the process see no difference
 
+_Goodbyes: TypeAlias = "set[asyncio.Future[None]]"
+_goodbyes: ContextVar[_Goodbyes | None] = ContextVar("goodbyes", default=None)  # of the client that is at work here
 _close = AIOKafkaConnection.close
-_closing: WeakSet[asyncio.Future[None]] = WeakSet()
 
 
 def _close_noted(connection: AIOKafkaConnection, *why: Any, **more: Any) -> asyncio.Future[None] | None:
     closed: asyncio.Future[None] | None = _close(connection, *why, **more)
-    if closed is not None:
-        _closing.add(closed)
+    mine = _goodbyes.get()
+    if mine is not None and closed is not None and not closed.done():
+        mine.add(closed)
+        closed.add_done_callback(mine.discard)
     return closed
 
 
-AIOKafkaConnection.close = (
-    _close_noted  # aiokafka waits for none that it drops on its way, and TLS takes time to say goodbye
-)
+# aiokafka waits for no connection that it drops on its way, such as the one it began with, and TLS takes time to say goodbye
+AIOKafkaConnection.close = _close_noted
 
 log = logging.getLogger("kafka")
 T = TypeVar("T")
@@ -109,6 +111,8 @@ async def started(client: Client, brokers: str) -> Client:
     """Start an aiokafka client; `Unavailable` with the address and the cure if no broker answers, `ConfigError` if it
     refuses us or we it.
     """
+    client.goodbyes = set()
+    before = _goodbyes.set(client.goodbyes)  # its tasks have it from here, too
     try:
         async with asyncio.timeout(START_S_MAX):
             await client.start()
@@ -122,6 +126,8 @@ async def started(client: Client, brokers: str) -> Client:
         raise Unavailable(
             f"no Kafka broker answers at {brokers}: start it, or correct `brokers` in the site file"
         ) from e
+    finally:
+        _goodbyes.reset(before)
     return client
 
 
@@ -141,14 +147,18 @@ def raise_refusal(error: BaseException, where: str = "") -> None:
 
 async def stopped(client: Client) -> None:
     """Stop a client, whatever state it is in and whether or not the broker is there; never raises."""
-    stopping = asyncio.ensure_future((getattr(client, "stop", None) or client.close)())
+    stopping = asyncio.ensure_future(_stop(client))
     await asyncio.wait([stopping], timeout=STOP_S_MAX)
     if not stopping.done() or stopping.cancelled() or stopping.exception():
         stopping.cancel()
         await discarded(client)
+
+
+async def _stop(client: Client) -> None:
+    await (getattr(client, "stop", None) or client.close)()
     loop = asyncio.get_running_loop()
-    if closing := [closed for closed in _closing if closed.get_loop() is loop and not closed.done()]:
-        await asyncio.wait(closing, timeout=STOP_S_MAX)
+    if closing := [closed for closed in client.goodbyes.copy() if closed.get_loop() is loop]:
+        await asyncio.wait(closing)
 
 
 async def discarded(client: Client) -> None:
@@ -169,7 +179,8 @@ async def discarded(client: Client) -> None:
         _, pending = await asyncio.wait(tasks, timeout=0.1)
         tasks = list(pending)
     with contextlib.suppress(Exception):
-        await (client._client if hasattr(client, "_client") else client.client).close()
+        async with asyncio.timeout(DROP_S_MAX):  # a broker that is gone says no goodbye
+            await (client._client if hasattr(client, "_client") else client.client).close()
     if sent is not None:
         _retrieve_errors(client)
 

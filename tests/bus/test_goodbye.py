@@ -9,7 +9,7 @@ from containers.acls import bearer
 from pipelines.runtime import kafka
 from tests.bus.fleet import Fleet
 
-DELAY_S = 0.2
+DELAY_S = 1.0  # much longer than all else takes
 
 
 class SlowWayBack:
