@@ -7,7 +7,6 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit
 
 from pipelines.errors import Unavailable
 
@@ -44,9 +43,9 @@ def by_ssh(url: str) -> Iterator[None]:
 
 def _words(url: str) -> list[str]:
     """How docker's client calls `ssh`, which it always tells a port."""
-    at = urlsplit(url)
-    user = ["-l", at.username] if at.username else []
-    return ["ssh", *user, "-p", str(at.port or 22), at.hostname or "", "docker", "version"]
+    user, _, place = url.removeprefix("ssh://").rpartition("@")
+    host, _, port = place.partition(":")
+    return ["ssh", *(["-l", user] if user else []), "-p", port or "22", "--", host, "docker", "version"]
 
 
 def _says(words: list[str]) -> str:

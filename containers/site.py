@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -34,6 +35,9 @@ GROUP_MAX = 65_534
 _DEVICE = re.compile(r"/dev/[A-Za-z0-9._:/-]{1,200}")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _BROKER = re.compile(r"[A-Za-z0-9_.-]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
+_ENGINE = re.compile(
+    r"unix:///.+|(ssh://(?:\w[\w.-]*@)?\w[\w.-]*(?=:\d|$)|tcp://(?:\w[\w.-]*|\[[\da-fA-F:.]+\])(?=:\d))(:(?P<port>\d+))?"
+)
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _SECRET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SECRET_REFERENCE = re.compile(r"(file|env):\S.*")
@@ -365,16 +369,17 @@ def _brokers(field: str, text: str) -> None:
 
 def _store(url: str) -> None:
     _require(
-        not url or re.match(r"(file:///.|[a-z0-9]+://[^/]+)", url) is not None,
+        not url or (_is_url(url) and re.match(r"(file:///.|[a-z0-9]+://[^/]+)", url) is not None),
         f"store = {url!r}: write 's3://bucket/folder', or 'file:///folder' for a folder of the site's own machine",
     )
     _no_login("store", url)
 
 
 def _engine(url: str, tls: EngineTls | None) -> None:
+    found = _ENGINE.fullmatch(url)
     _require(
-        re.match(r"unix:///.|ssh://.|tcp://.", url) is not None,
-        f"engine = {url!r}: write 'unix:///var/run/docker.sock', 'ssh://user@host' or 'tcp://host:2376'",
+        found is not None and 0 < int(found["port"] or 22) < 65_536,
+        f"engine = {url!r}: write 'unix:///var/run/docker.sock', 'ssh://user@host', 'ssh://user@host:2222' or 'tcp://host:2376'",
     )
     _require(
         tls is not None or not url.startswith("tcp://"),
@@ -384,8 +389,18 @@ def _engine(url: str, tls: EngineTls | None) -> None:
 
 def _url(field: str, url: str, *schemes: str) -> None:
     wanted = " or ".join(f"'{scheme}://host'" for scheme in schemes)
-    _require(re.match(rf"({'|'.join(schemes)})://[^/]+", url) is not None, f"{field} = {url!r}: write {wanted}")
+    _require(
+        _is_url(url) and re.match(rf"({'|'.join(schemes)})://[^/]+", url) is not None,
+        f"{field} = {url!r}: write {wanted}",
+    )
     _no_login(field, url)
+
+
+def _is_url(text: str) -> bool:
+    try:
+        return urlsplit(text).port != 0
+    except ValueError:
+        return False
 
 
 def _host(name: str, address: str) -> None:

@@ -37,11 +37,12 @@ def behind_ssh(folder: Path, url: str) -> Iterator[str]:
     async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
         env = {**os.environ, "DOCKER_HOST": url}
         child = await asyncio.create_subprocess_shell(process.command or "", stdin=-1, stdout=-1, stderr=-1, env=env)
-        async with asyncio.TaskGroup() as ends:
-            ends.create_task(_pipe(process.stdin, child.stdin))
-            ends.create_task(_pipe(child.stdout, process.stdout, close=False))
-            ends.create_task(_pipe(child.stderr, process.stderr, close=False))
+        asked = asyncio.create_task(_pipe(process.stdin, child.stdin))
+        await asyncio.gather(
+            _pipe(child.stdout, process.stdout, close=False), _pipe(child.stderr, process.stderr, close=False)
+        )
         process.exit(await child.wait())
+        asked.cancel()  # whoever asks may keep its end open
 
     async def listening() -> asyncssh.SSHAcceptor:
         return await asyncssh.listen(

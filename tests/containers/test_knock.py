@@ -25,9 +25,10 @@ except Unavailable as e:
 
 
 def says(url: str, path: str) -> str:
-    """In a process of its own: docker's client leaves what it had open if it fails."""
+    """In a process of its own, without a terminal to ask at: docker's client leaves what it had open if it fails."""
     words = [sys.executable, "-c", KNOCK, url]
-    return subprocess.run(words, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=True).stdout
+    env = {**os.environ, "PATH": path}
+    return subprocess.run(words, env=env, capture_output=True, text=True, check=True, start_new_session=True).stdout
 
 
 def nobody_listens(folder: Path, url: str) -> str:
@@ -61,7 +62,7 @@ def test_it_says_what_ssh_says(tmp_path: Path, wrong: Callable[[Path, str], str]
     with behind_ssh(tmp_path, "unix:///nowhere.sock") as there:
         url = wrong(tmp_path, there)
         said = says(url, f"{tmp_path}:{os.environ['PATH']}")
-    cure = f"what must work from here, without a question, is  ssh -l plant -p {url.rpartition(':')[2]} hall docker version"
+    cure = f"what must work from here, without a question, is  ssh -l plant -p {url.rpartition(':')[2]} -- hall docker version"
     assert said.strip() == f"no Docker engine answers at {url}: {what}: {cure}"
 
 
