@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import urllib3
 from tuf.api.exceptions import DownloadError, RepositoryError
@@ -21,6 +20,7 @@ from tuf.ngclient import Updater, UpdaterConfig
 
 from connectors.firmware.campaign import PLAN_BYTES_MAX, PLAN_PATH, PLAN_ROLE, Campaign, Plan, decode
 from connectors.firmware.manifest import Image, image_of
+from connectors.urls import parts_of
 from pipelines.errors import BadData, ConfigError, LimitExceeded, Unavailable
 
 PIECE_BYTES = 256 * 2**10
@@ -63,7 +63,7 @@ class Mirror:
     """Reads one repository. `root` is the root that was trusted first."""
 
     def __init__(self, url: str, root: bytes, folder: Path, images_bytes_max: int) -> None:
-        if urlsplit(url).scheme not in ("http", "https"):
+        if parts_of(url, "http", "https") is None:
             raise ConfigError(f"firmware repository {url!r}: write 'https://host/folder'")
         self._url, self._root, self._max = url.rstrip("/"), root, images_bytes_max
         self._metadata, self._images = folder / "metadata", folder / "images"
@@ -124,10 +124,11 @@ class Mirror:
         return ", ".join(sorted(str(key.unrecognized_fields.get(KEY_NAME, key.keyid[:8])) for key in found.values()))
 
     def _roots(self) -> dict[int, str]:
-        """What `Updater` has gone along, and keeps in files N.root.json; beyond root.json lie those of a repository before."""
+        """What `Updater` has gone along, and keeps in files N.root.json; others there are those of a repository before."""
+        first = Metadata.from_bytes(self._root).signed.version
         newest = Metadata.from_file(str(self._metadata / "root.json")).signed.version
         files = {int(p.name.partition(".")[0]): p for p in (self._metadata / "root_history").glob("*.root.json")}
-        return {version: files[version].read_text() for version in sorted(files) if version <= newest}
+        return {version: files[version].read_text() for version in sorted(files) if first <= version <= newest}
 
     def _expiry(self, models: Collection[str]) -> int:
         """Of what `Updater` has just verified and kept."""

@@ -4,7 +4,8 @@ Every entry is put on record before anything that follows from it is done. A dev
 
     lost devices + devices at risk < quota of the site,
 
-so what may break, were everything that is under way to break, is never more than the quota.
+so what may break, were everything that is under way to break, is never more than the quota. What is under way of a campaign
+before has as long as the campaign that is in force gives.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     devices: int = 0  # that it may ever take in: the model, the hardware, another version, or the one that it replaces
     counts: dict[str, int] = {}  # of those that it has taken in, by state
     offered: int = 0
-    busy: int = 0  # online and not at their end
+    busy: int = 0  # online and not at their end, or at risk
     lost: int = 0
     at_risk: int = 0  # in campaigns before it, too
     quota: int = 0

@@ -64,6 +64,11 @@ def test_a_site_whose_repository_is_begun_anew_forgets_the_roots_of_the_old_one(
     mirror = Mirror(web.url, root_of(tmp_path), tmp_path / "site", 10**7)
     assert list(mirror.refresh().roots) == [1]
     assert offered(mirror, Device("d", root_of(tmp_path))) == ""
+    anew.keys.rotate("root-1")
+    second = (tmp_path / "repo/metadata/2.root.json").read_bytes()
+    assert list(Mirror(web.url, second, tmp_path / "site", 10**7).refresh().roots) == [2], (
+        "not the one before, of whichever"
+    )
 
 
 @pytest.mark.parametrize("name", ["root-1", "targets-1", "online-1", "campaigns-1", "model-m-1"])

@@ -142,8 +142,9 @@ def test_neither_signs_an_operator_images_nor_a_model_campaigns(shelf: Shelf, mi
 def test_a_root_that_is_none_and_a_url_that_is_none_are_refused(tmp_path: Path, web: Web) -> None:
     with pytest.raises(ConfigError, match="is no signed root"):
         Mirror(web.url, b"{}", tmp_path / "x", 1).refresh()
-    with pytest.raises(ConfigError, match="write 'https://host/folder'"):
-        Mirror("ftp://x", b"", tmp_path / "x", 1)
+    for url in ("ftp://x", "http://[", "https://x:y"):
+        with pytest.raises(ConfigError, match="write 'https://host/folder'"):
+            Mirror(url, b"", tmp_path / "x", 1)
 
 
 def test_endless_metadata_and_a_server_that_is_away_are_told_apart(tmp_path: Path, web: Web, mirror: Mirror) -> None:
