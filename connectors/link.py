@@ -12,14 +12,13 @@ import aiomqtt
 
 from connectors.backoff import Backoff
 from connectors.secrets import Secret
-from connectors.urls import masked, parts_of
+from connectors.urls import BROKER_CURE, BROKER_PORTS, broker_of, masked
 from pipelines.errors import ConfigError, NotConnected
 from pipelines.runtime.serve import Health
 
 log = logging.getLogger("mqtt")
 ANSWER_WAIT_S_MAX = 5.0  # for the broker, not for the device
 ANSWERS_QUEUED_MAX = 10_000  # beyond it what devices say is dropped, with a warning
-_PORTS = {"mqtt": 1883, "mqtts": 8883}
 Heard = Callable[[str, bytes], Awaitable[None]]
 
 
@@ -45,11 +44,11 @@ class Broker:
         ca: Secret | None = None,
     ) -> Broker:
         """From 'mqtt[s]://host[:port]'; `ConfigError` if it is not that, or a secret is missing."""
-        parts = parts_of(url, *_PORTS)
+        parts = broker_of(url)
         if parts is None:
-            raise ConfigError(f"mqtt broker {masked(url)!r}: write 'mqtt://host:1883' or 'mqtts://host:8883'")
+            raise ConfigError(f"mqtt broker {masked(url)!r}: {BROKER_CURE}")
         return cls(
-            str(parts.hostname), parts.port or _PORTS[parts.scheme], parts.scheme == "mqtts", username,
+            str(parts.hostname), parts.port or BROKER_PORTS[parts.scheme], parts.scheme == "mqtts", username,
             password.read(secrets_dir) if password else None, str(ca.file(secrets_dir)) if ca else None,
         )  # fmt: skip
 

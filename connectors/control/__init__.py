@@ -15,7 +15,7 @@ from typing import Any
 
 from connectors.options import login, secrets
 from connectors.secrets import Secret
-from connectors.urls import masked, parts_of
+from connectors.urls import BROKER_CURE, broker_of, masked
 from pipelines.errors import ConfigError, PlanError
 from pipelines.expr import Expr
 from pipelines.plan import Plan
@@ -150,11 +150,8 @@ def command(
             )
     if not 1 <= attempts_max <= ATTEMPTS_MAX:
         raise PlanError(f"command {verb!r}: attempts_max={attempts_max} must be from 1 to {ATTEMPTS_MAX}")
-    if broker is not None and parts_of(broker, "mqtt", "mqtts") is None:
-        raise PlanError(
-            f"command {verb!r} broker={masked(broker)!r}: write 'mqtt://host:1883' or 'mqtts://host:8883', and username= and "
-            "password= apart"
-        )
+    if broker is not None and broker_of(broker) is None:
+        raise PlanError(f"command {verb!r} broker={masked(broker)!r}: {BROKER_CURE}")
     login(f"command {verb!r}", username, password)
     secrets(f"command {verb!r}", ca=ca)
     sink = CommandSink(

@@ -17,7 +17,7 @@ from connectors import formats
 from connectors.base import TimeUnit
 from connectors.columns import Layout
 from connectors.conditions import Condition, check
-from connectors.mqtt.connection import PORTS, Connection, Version
+from connectors.mqtt.connection import Connection, Version
 from connectors.mqtt.pattern import COLUMN, PLACEHOLDER, TopicPattern
 from connectors.mqtt.spb import SparkplugSource, sparkplug
 from connectors.options import durations, named
@@ -27,7 +27,7 @@ from pipelines.errors import PlanError
 from pipelines.schema import Schema
 from pipelines.topics import named_after
 
-__all__ = ["PORTS", "MqttSource", "SparkplugSource", "TopicPattern", "source", "sparkplug"]
+__all__ = ["MqttSource", "SparkplugSource", "TopicPattern", "source", "sparkplug"]
 S = TypeVar("S", bound=Schema)
 
 

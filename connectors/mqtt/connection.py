@@ -10,10 +10,9 @@ from urllib.parse import SplitResult, urlsplit
 
 from connectors.options import login, secrets
 from connectors.secrets import Secret
-from connectors.urls import masked, parts_of
+from connectors.urls import BROKER_CURE, broker_of, masked
 from pipelines.errors import PlanError
 
-PORTS = {"mqtt": 1883, "mqtts": 8883}
 Version = Literal["auto", "5", "3.1.1"]
 _SHARE = re.compile(r"[^/+#$]{1,64}")
 
@@ -42,12 +41,9 @@ class Connection:
 
     def check(self) -> None:
         """`PlanError` if it cannot be right."""
-        url = parts_of(self.broker, *PORTS)
-        if url is None or url.path.strip("/"):
-            raise PlanError(
-                f"mqtt broker {masked(self.broker)!r}: "
-                "write 'mqtt://host:1883' or 'mqtts://host:8883', and username= and password= apart"
-            )
+        url = broker_of(self.broker)
+        if url is None:
+            raise PlanError(f"mqtt broker {masked(self.broker)!r}: {BROKER_CURE}")
         login("mqtt", self.username, self.password)
         secrets("mqtt", ca=self.ca, certificate=self.certificate, private_key=self.private_key)
         both = self.certificate is not None and self.private_key is not None

@@ -11,13 +11,14 @@ import numpy as np
 from connectors.base import Context, Read
 from connectors.mqtt import MqttSource, SparkplugSource, wire
 from connectors.mqtt.codec import Codec
-from connectors.mqtt.connection import PORTS, Connection
+from connectors.mqtt.connection import Connection
 from connectors.mqtt.link import Account, Link
 from connectors.mqtt.spb import BIRTH_BYTES_MAX
 from connectors.mqtt.wishes import Wishes
 from connectors.payloads import PAYLOAD_BYTES_MAX
 from connectors.progress import DeviceClock
 from connectors.secrets import trusted
+from connectors.urls import BROKER_PORTS
 from pipelines import metrics
 from pipelines.errors import ConfigError, NotConnected
 from pipelines.units import duration_ns
@@ -113,7 +114,7 @@ def account_of(source: Connection, context: Context, name: str) -> Account:
                 ) from e
     return Account(
         source.address.hostname or "",
-        source.address.port or PORTS[source.address.scheme],
+        source.address.port or BROKER_PORTS[source.address.scheme],
         f"sitestream-{context.site}-{name}-{context.collector}",
         source.username,
         source.password.read(where) if source.password else None,

@@ -131,7 +131,10 @@ class Bucket:
 
 def open_store(settings: Settings) -> Store:
     """The store that the settings name; `ConfigError` if they are wrong. Does not ask whether it is there."""
-    url = urlsplit(settings.store)
+    try:
+        url = urlsplit(settings.store)
+    except ValueError:  # such as of s3://[
+        url = urlsplit("")
     if url.scheme == "file" and not url.netloc and url.path.startswith("/"):
         return Folder(Path(url.path))
     if url.scheme == "s3" and url.netloc:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from connectors import http, opcua
 from connectors.control import destination, devices
-from connectors.mqtt import PORTS
+from connectors.urls import BROKER_PORTS
 from containers.desired import pushed, readable
 from containers.kubernetes.scope import Object, Scope
 from containers.profiles import FIRMWARE, METRICS_PORT
@@ -26,7 +26,7 @@ from pipelines.plan import Plan
 API = "networking.k8s.io/v1"
 COLLECT = "collect"
 DNS_PORT = 53
-DEFAULT_PORTS = {**PORTS, "http": 80, "https": 443, "opc.tcp": opcua.PORT, "tcp": 502}
+DEFAULT_PORTS = {**BROKER_PORTS, "http": 80, "https": 443, "opc.tcp": opcua.PORT, "tcp": 502}
 NAMESPACE = "kubernetes.io/metadata.name"
 DNS_PODS = {
     "namespaceSelector": {"matchLabels": {NAMESPACE: "kube-system"}},

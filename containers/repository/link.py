@@ -39,9 +39,13 @@ def parse_address(text: str, *, plain: bool = False) -> Address:
 
     Without a scheme it is https, but http for this machine, as Docker has it.
     """
-    local = "://" not in text and _is_loopback(urlsplit(f"//{text}").hostname or "")
-    url = urlsplit(text if "://" in text else f"{'http' if local or plain else 'https'}://{text}")
-    if url.scheme not in ("http", "https") or not url.hostname or url.query or url.username:
+    try:
+        local = "://" not in text and _is_loopback(urlsplit(f"//{text}").hostname or "")
+        url = urlsplit(text if "://" in text else f"{'http' if local or plain else 'https'}://{text}")
+        port = url.port
+    except ValueError:
+        url, port = urlsplit(""), 0
+    if port == 0 or url.scheme not in ("http", "https") or not url.hostname or url.query or url.username:
         raise ConfigError(
             f"{text!r} is no address of a registry: write host:port/folder, such as 'registry.example.com/plants'"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -191,9 +192,10 @@ def test_mistakes_in_where_commands_go(tmp_path: Path) -> None:
         broker_of(at(tmp_path), plan(sink(broker="mqtt://a"), sink(broker="mqtt://b", verb="go")))
     with pytest.raises(ConfigError, match="have no MQTT broker: write"):
         broker_of(at(tmp_path), plan(sink(), source=replay.source(Reading, "old.csv")))
-    with pytest.raises(ConfigError, match="mqtt broker 'http://x': write 'mqtt://host:1883'"):
-        broker_of(at(tmp_path, mqtt="http://x"), plan(sink()))
-    with pytest.raises(ConfigError, match=r"mqtt broker 'mqtt://\[': write 'mqtt://host:1883'"):
-        broker_of(at(tmp_path, mqtt="mqtt://["), plan(sink()))
+    for url in ("http://x", "mqtt://[", "mqtt://x/y"):
+        with pytest.raises(ConfigError, match=rf"mqtt broker '{re.escape(url)}': write 'mqtt://host:1883'"):
+            broker_of(at(tmp_path, mqtt=url), plan(sink()))
+    with pytest.raises(ConfigError, match=r"mqtt broker 'mqtt://…@x': write .*, and username= and password= apart"):
+        broker_of(at(tmp_path, mqtt="mqtt://u:p@x"), plan(sink()))
     with pytest.raises(ConfigError, match="secret 'pw' is missing"):
         broker_of(at(tmp_path), plan(sink(broker="mqtt://a", username="u", password=secret("pw"))))

@@ -254,7 +254,9 @@ def test_addresses(text: str, plain: bool, base: str, prefix: str) -> None:
     assert (address.base, address.prefix) == (base, prefix)
 
 
-@pytest.mark.parametrize("text", ["", "ftp://h/x", "https://", "https://user:pw@host", "h?x=1"])
+@pytest.mark.parametrize(
+    "text", ["", "ftp://h/x", "https://", "https://user:pw@host", "https://[", "h:99999", "h:0", "h?x=1"]
+)
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(ConfigError, match="is no address of a registry: write host:port/folder"):
         parse_address(text)

@@ -71,7 +71,7 @@ async def test_a_store_that_is_not_there_is_unavailable(s3: S3, tmp_path: Path) 
         await Folder(tmp_path / "file").create("x", b"1")
 
 
-@pytest.mark.parametrize("url", ["", "/data", "file://data", "s3://", "gs://bucket"])
+@pytest.mark.parametrize("url", ["", "/data", "file://data", "s3://", "s3://[", "gs://bucket"])
 def test_a_wrong_store_is_refused(url: str) -> None:
     with pytest.raises(
         ConfigError, match=r"cannot be used: write file:///folder or s3://bucket/prefix in the site file"
