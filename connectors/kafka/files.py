@@ -11,7 +11,7 @@ from connectors.kafka.wanted import Problem
 from pipelines.errors import ConfigError
 from pipelines.plan import Plan
 from pipelines.ports import Surroundings
-from pipelines.runtime.job import decoder_of
+from pipelines.runtime.decoders import decoder_of
 
 BYTES_MAX = 4 * 2**20
 

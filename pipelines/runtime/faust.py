@@ -42,6 +42,8 @@ def mount(
     facts, around = dimensions.load(plan, Path(folder)), Surroundings(Path(folder), Path(secrets_dir))
 
     class Hosted(Service):
+        _running: asyncio.Task[None] | None = None
+
         async def on_start(self) -> None:
             job = Job(plan, site, _brokers(app), partitions, state_bytes_max, discard_state, facts, around)
             job.decoders  # noqa: B018 - see `worker.job_of`
@@ -56,8 +58,9 @@ def mount(
                 await self.crash(e)
 
         async def on_stop(self) -> None:
-            self._drain.set()
-            await self._running
+            if self._running:  # or its start has failed
+                self._drain.set()
+                await self._running
 
     app.service(Hosted)
     return health

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -23,18 +22,6 @@ from pipelines.wire import Frame, FrameInfo, Headers, decode, encode
 SERVICE = "process"
 FRAME_BYTES_MAX = 2**20  # of results; more rows make more frames
 DEAD_BYTES_MAX = 2**20  # what is kept of a frame that cannot be used
-
-
-class Decoder(Protocol):
-    """Reads the records of a topic that is not ours."""
-
-    def frames(self, records: Sequence[Received]) -> tuple[list[Frame], list[DeadLetter]]:
-        """Frames of consecutive records of one partition, and dead letters for those that cannot be used.
-
-        What follows from them must not depend on how records were grouped into calls. `Lacking` if something must be fetched
-        first.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from pipelines import topics
 from pipelines.batch import Batch
 from pipelines.dead import DeadLetter
-from pipelines.errors import ConfigError
 from pipelines.expr import Expr
 from pipelines.plan import SOURCES, Plan, foreign
 from pipelines.ports import Lacking, Received, Surroundings
 from pipelines.runtime import frames
+from pipelines.runtime.decoders import Decoder, decoder_of
 from pipelines.runtime.kafka import Place
 from pipelines.schema import Row
 from pipelines.task import STATE_BYTES_MAX, Task
@@ -64,7 +62,7 @@ class Job:
         return {self.plan.topic(self.site, s.name): self.plan.conditions(s.name) for s in steps}
 
     @cached_property
-    def decoders(self) -> dict[str, frames.Decoder]:
+    def decoders(self) -> dict[str, Decoder]:
         """Of the input topics that are foreign; `ConfigError` if the code of one is not installed, or its files are not well."""
         sources = {topic: self.plan.sources[stream] for topic, stream in self.streams.items()}
         return {topic: decoder_of(s, self.around) for topic, s in sources.items() if foreign(s)}
@@ -111,15 +109,3 @@ class Job:
     def task(self) -> Task:
         """A new task."""
         return Task(self.plan, state_bytes_max=self.state_bytes_max, dimensions=self.dimensions)
-
-
-def decoder_of(source: Any, around: Surroundings) -> frames.Decoder:
-    """The decoder that a foreign source names; `ConfigError` if its code is not installed, or its files are not well."""
-    module, _, name = source.decoder.partition(":")
-    try:
-        decoder: frames.Decoder = getattr(importlib.import_module(module), name)(source, around)
-    except ImportError as e:
-        raise ConfigError(
-            f"stream {source.stream}: its decoder {source.decoder} cannot be loaded ({e}): install what it needs"
-        ) from e
-    return decoder

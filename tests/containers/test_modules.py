@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -129,3 +131,9 @@ def test_an_entry_that_is_missing_is_an_incomplete_installation() -> None:
         ConfigError, match=r"module connectors.teleport does not exist: this installation is not complete"
     ):
         modules.closure(["connectors.teleport"], modules.ours)
+
+
+def test_a_command_loads_nothing_that_computes() -> None:
+    loaded = "import containers.cli, sys; print(*sys.modules)"
+    said = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"pandas", "pipelines.task"} & set(said)
