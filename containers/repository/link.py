@@ -13,6 +13,8 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 import requests
 import urllib3.exceptions
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from containers.repository.auth import PASSWORD_VARIABLE, USER_VARIABLE, Challenge, Credentials, challenge
 from containers.repository.errors import NotFound, TooLarge, Unauthorised, Unreachable, WrongDigest
@@ -67,8 +69,15 @@ def _is_loopback(host: str) -> bool:
     return host == "localhost"
 
 
+# a registry that reads what it is just writing, as Docker's does with tags, fails at it
+_ONCE_MORE = Retry(
+    total=3, connect=0, read=0, redirect=0, other=0, status_forcelist=(500, 502, 503, 504), allowed_methods=("GET", "HEAD"),
+    backoff_factor=0.2, backoff_jitter=0.1, raise_on_status=False, respect_retry_after_header=False,
+)  # fmt: skip
+
+
 class Link:
-    """Requests to one registry."""
+    """Requests to one registry. What is only read is asked for again, for about a second, if the registry fails at it."""
 
     def __init__(self, address: Address, credentials: Credentials | None, ca: Path | None, *, plain: bool) -> None:
         if ca is not None and not ca.is_file():
@@ -76,6 +85,8 @@ class Link:
         self.address, self._credentials, self._plain = address, credentials, plain
         self._verify = str(ca) if ca else True
         self._session = requests.Session()
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(max_retries=_ONCE_MORE))
         self._session.headers["Accept-Encoding"] = "identity"  # a blob that is decoded on the way has another digest
         self._authorization: dict[tuple[str, bool], str] = {}  # by name, and whether it is to write
 

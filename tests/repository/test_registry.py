@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from containers.child import free_port
-from containers.repository import artifact, transfer
+from containers.repository import artifact, manifests, transfer
 from containers.repository import registry as module
 from containers.repository.auth import Credentials, find_credentials
 from containers.repository.base import sha256
@@ -289,7 +289,7 @@ def test_no_registry_there() -> None:
 
 def test_a_registry_in_trouble() -> None:
     with (
-        server(lambda request: reply(request, 503, b"busy")) as host,
+        server(lambda request: reply(request, 503, b"busy", Retry_After="60")) as host,
         Registry(host) as repo,
         pytest.raises(Unreachable, match=rf"{host} \(GET plant\): status 503: try again later; .* at its disk"),
     ):
@@ -406,6 +406,38 @@ def endless(request: BaseHTTPRequestHandler) -> None:
     request.end_headers()
     for _ in count():
         request.wfile.write(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
+
+
+@pytest.mark.parametrize("fails", [3, 4])
+def test_a_registry_that_fails_for_a_moment_is_asked_again(fails: int) -> None:
+    asked: list[str] = []
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        asked.append(request.command)
+        if len(asked) <= fails:
+            reply(request, 500, b'{"errors": [{"code": "UNKNOWN", "message": "unknown error"}]}')
+        else:
+            reply(request, 200, b'{"tags": ["one"]}')
+
+    with server(answer) as host, Registry(host) as registry:
+        if fails < 4:
+            assert registry.tags("plant") == ["one"]
+        else:
+            with pytest.raises(Unreachable, match="UNKNOWN: unknown error: try again later"):
+                registry.tags("plant")
+    assert asked == ["GET"] * 4
+
+
+def test_what_a_registry_fails_to_take_is_not_sent_again() -> None:
+    asked: list[str] = []
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        asked.append(request.command)
+        reply(request, 500)
+
+    with server(answer) as host, Registry(host) as registry, pytest.raises(Unreachable):
+        registry.put_manifest("plant", "one", b"{}", manifests.OCI_MANIFEST)
+    assert asked == ["PUT"]
 
 
 def test_endless_answers(tmp_path: Path) -> None:
