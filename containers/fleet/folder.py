@@ -11,7 +11,8 @@ from pathlib import Path
 
 from containers.fleet.reader import FleetToml, Reader
 from containers.fleet.select import select
-from containers.site import SiteFile, with_line
+from containers.site import SiteFile
+from containers.toml_lines import with_line
 from pipelines.errors import ConfigError
 from pipelines.settings import decode_strict
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import msgspec
 
 from containers.fleet.tables import PLACEHOLDER, Table, drop, filled, merged, nearest, put, sets, strange_placeholders
-from containers.site import Site, SiteFile, checks, field_of, line_of, missing_in
+from containers.site import Site, SiteFile, checks
+from containers.toml_lines import field_of, line_of, missing_in
 from pipelines.errors import SitestreamError
 from pipelines.settings import explain
 from pipelines.topics import valid_name
