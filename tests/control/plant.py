@@ -270,10 +270,10 @@ class Device:
         return Counter(c["id"] for c in self.heard)
 
     @asynccontextmanager
-    async def on(self, site: Site, name: str = "p1") -> AsyncIterator[Self]:
-        """Listen and answer."""
-        url = urlsplit(site.mqtt)
-        async with aiomqtt.Client(str(url.hostname), url.port or 1883, identifier=f"{site.name}-{name}") as client:
+    async def on(self, site: Site, name: str = "p1", *, kept: bool = False) -> AsyncIterator[Self]:
+        """Listen and answer. `kept`: the broker keeps for it what comes while it is away."""
+        url, me = urlsplit(site.mqtt), f"{site.name}-{name}"
+        async with aiomqtt.Client(str(url.hostname), url.port or 1883, identifier=me, clean_session=not kept) as client:
             await client.subscribe(f"{site.name}/{name}/cmd", qos=1)
             async with beside(self._listen(client, f"{site.name}/{name}/ack")):
                 yield self

@@ -152,14 +152,17 @@ async def test_an_answer_that_comes_while_control_is_away_settles_what_is_unknow
 
 
 async def test_a_command_waits_for_the_mqtt_broker_and_goes_on(site: Site, mosquitto: Mosquitto) -> None:
+    device = Device()
     async with site.control() as control:
         await control.ready()
+        async with device.on(site, kept=True):
+            pass  # from here on the broker knows what it listens to: control may be back before it
         mosquitto.stop()
         await until(lambda: control.scrape("healthz", '"mqtt": false'), 10)
         await site.command("p1", id="waits")
         await site.settled("QUEUED")
         mosquitto.start()
-        async with Device().on(site):
+        async with device.on(site, kept=True):
             await site.settled("SUCCEEDED")
 
 
