@@ -12,9 +12,9 @@ import aiomqtt
 
 from connectors.backoff import Backoff
 from connectors.secrets import Secret
-from connectors.urls import BROKER_CURE, BROKER_PORTS, broker_of, masked
 from pipelines.errors import ConfigError, NotConnected
 from pipelines.runtime.serve import Health
+from pipelines.urls import BROKER_CURE, BROKER_PORTS, broker_of, masked
 
 log = logging.getLogger("mqtt")
 ANSWER_WAIT_S_MAX = 5.0  # for the broker, not for the device

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from connectors.urls import masked, parts_of
 from containers.cli_shared import Context, check_new, new_file, shared
 from pipelines.clock import SystemClock
 from pipelines.errors import ConfigError
+from pipelines.urls import masked, parts_of
 
 KEEP_S = 30.0
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)

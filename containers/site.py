@@ -26,6 +26,7 @@ from pipelines.runtime.broker_settings import flush_ms
 from pipelines.settings import decode_strict
 from pipelines.topics import valid_name
 from pipelines.units import duration_s, size_bytes
+from pipelines.urls import masked, parts_of
 
 EXAMPLE = Path(__file__).parent / "site.example.toml"
 PARTITIONS_MAX = 256
@@ -369,14 +370,15 @@ def _brokers(field: str, text: str) -> None:
 
 
 def _store(url: str) -> None:
+    _no_login("store", url)
     _require(
         not url or (_is_url(url) and re.match(r"(file:///.|[a-z0-9]+://[^/]+)", url) is not None),
         f"store = {url!r}: write 's3://bucket/folder', or 'file:///folder' for a folder of the site's own machine",
     )
-    _no_login("store", url)
 
 
 def _engine(url: str, tls: EngineTls | None) -> None:
+    _no_login("engine", url)
     found = _ENGINE.fullmatch(url)
     _require(
         found is not None and 0 < int(found["port"] or 22) < 65_536,
@@ -390,11 +392,8 @@ def _engine(url: str, tls: EngineTls | None) -> None:
 
 def _url(field: str, url: str, *schemes: str) -> None:
     wanted = " or ".join(f"'{scheme}://host'" for scheme in schemes)
-    _require(
-        _is_url(url) and re.match(rf"({'|'.join(schemes)})://[^/]+", url) is not None,
-        f"{field} = {url!r}: write {wanted}",
-    )
     _no_login(field, url)
+    _require(parts_of(url, *schemes) is not None, f"{field} = {masked(url)!r}: write {wanted}")
 
 
 def _is_url(text: str) -> bool:

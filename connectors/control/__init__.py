@@ -15,12 +15,12 @@ from typing import Any
 
 from connectors.options import login, secrets
 from connectors.secrets import Secret
-from connectors.urls import BROKER_CURE, broker_of, masked
 from pipelines.errors import ConfigError, PlanError
 from pipelines.expr import Expr
 from pipelines.plan import Plan
 from pipelines.schema import Row
 from pipelines.units import duration_ns
+from pipelines.urls import BROKER_CURE, broker_of, masked
 
 ACK_LEVEL = "ack"
 DESIRED_LEVEL, REPORTED_LEVEL = "desired", "reported"  # beside the command topic, for settings

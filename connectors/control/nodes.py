@@ -26,9 +26,9 @@ from connectors.control.commands import Value
 from connectors.opcua import MODES, POLICIES, Security
 from connectors.opcua.paths import NodePath
 from connectors.secrets import Secret, secret
-from connectors.urls import parts_of
 from pipelines.errors import ConfigError, PlanError
 from pipelines.units import duration_ns
+from pipelines.urls import parts_of
 
 WITHIN_NS_MAX = 4 * 10**9  # a delivery must have ended before the ledger gives it up (ledger.ACK_WAIT_NS)
 INPUTS_MAX = 16

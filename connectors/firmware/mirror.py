@@ -20,8 +20,8 @@ from tuf.ngclient import Updater, UpdaterConfig
 
 from connectors.firmware.campaign import PLAN_BYTES_MAX, PLAN_PATH, PLAN_ROLE, Campaign, Plan, decode
 from connectors.firmware.manifest import Image, image_of
-from connectors.urls import parts_of
 from pipelines.errors import BadData, ConfigError, LimitExceeded, Unavailable
+from pipelines.urls import masked, parts_of
 
 PIECE_BYTES = 256 * 2**10
 TIMEOUT_S = 30.0
@@ -64,7 +64,7 @@ class Mirror:
 
     def __init__(self, url: str, root: bytes, folder: Path, images_bytes_max: int) -> None:
         if parts_of(url, "http", "https") is None:
-            raise ConfigError(f"firmware repository {url!r}: write 'https://host/folder'")
+            raise ConfigError(f"firmware repository {masked(url)!r}: write 'https://host/folder'")
         self._url, self._root, self._max = url.rstrip("/"), root, images_bytes_max
         self._metadata, self._images = folder / "metadata", folder / "images"
         self._http = urllib3.PoolManager(timeout=TIMEOUT_S, retries=False)

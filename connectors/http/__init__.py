@@ -18,11 +18,11 @@ from connectors.http.path import PostPath
 from connectors.http.readings import Readings
 from connectors.options import duration, durations, http_login, named, secrets
 from connectors.secrets import Secret
-from connectors.urls import masked, parts_of
 from pipelines.errors import ConfigError, PlanError
 from pipelines.schema import Schema
 from pipelines.topics import named_after
 from pipelines.units import rate, show_duration
+from pipelines.urls import masked, parts_of
 
 __all__ = ["PollSource", "PushSource", "poll", "push"]
 S = TypeVar("S", bound=Schema)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from connectors.options import http_login, secrets
 from connectors.secrets import Secret
-from connectors.urls import masked, parts_of
 from pipelines.errors import PlanError
 from pipelines.ports import lies_beside
+from pipelines.urls import masked, parts_of
 
 _MESSAGE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 

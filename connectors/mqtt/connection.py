@@ -10,8 +10,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from connectors.options import login, secrets
 from connectors.secrets import Secret
-from connectors.urls import BROKER_CURE, broker_of, masked
 from pipelines.errors import PlanError
+from pipelines.urls import BROKER_CURE, broker_of, masked
 
 Version = Literal["auto", "5", "3.1.1"]
 _SHARE = re.compile(r"[^/+#$]{1,64}")

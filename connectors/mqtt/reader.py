@@ -18,10 +18,10 @@ from connectors.mqtt.wishes import Wishes
 from connectors.payloads import PAYLOAD_BYTES_MAX
 from connectors.progress import DeviceClock
 from connectors.secrets import trusted
-from connectors.urls import BROKER_PORTS
 from pipelines import metrics
 from pipelines.errors import ConfigError, NotConnected
 from pipelines.units import duration_ns
+from pipelines.urls import BROKER_PORTS
 
 if TYPE_CHECKING:
     from connectors.mqtt.spb_codec import SparkplugCodec

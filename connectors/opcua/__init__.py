@@ -17,11 +17,11 @@ from connectors.conditions import Condition, check
 from connectors.opcua.paths import NodePath
 from connectors.options import duration, durations, login
 from connectors.secrets import Secret
-from connectors.urls import masked, parts_of
 from pipelines.errors import PlanError
 from pipelines.expr import Expr
 from pipelines.schema import Schema
 from pipelines.topics import named_after
+from pipelines.urls import masked, parts_of
 
 S = TypeVar("S", bound=Schema)
 PORT = 4840

@@ -15,13 +15,13 @@ from urllib.parse import urlsplit
 
 from connectors import http, opcua
 from connectors.control import destination, devices
-from connectors.urls import BROKER_PORTS
 from containers.desired import pushed, readable
 from containers.kubernetes.scope import Object, Scope
 from containers.profiles import FIRMWARE, METRICS_PORT
 from containers.wanted import Desired
 from pipelines.errors import ConfigError
 from pipelines.plan import Plan
+from pipelines.urls import BROKER_PORTS
 
 API = "networking.k8s.io/v1"
 COLLECT = "collect"

@@ -19,6 +19,7 @@ from urllib3.util import Retry
 from containers.repository.auth import PASSWORD_VARIABLE, USER_VARIABLE, Challenge, Credentials, challenge
 from containers.repository.errors import NotFound, TooLarge, Unauthorised, Unreachable, WrongDigest
 from pipelines.errors import ConfigError
+from pipelines.urls import masked
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10, 60
 ANSWER_BYTES_MAX = 1 << 20  # of anything but blobs and manifests
@@ -49,7 +50,7 @@ def parse_address(text: str, *, plain: bool = False) -> Address:
         url, port = urlsplit(""), 0
     if port == 0 or url.scheme not in ("http", "https") or not url.hostname or url.query or url.username:
         raise ConfigError(
-            f"{text!r} is no address of a registry: write host:port/folder, such as 'registry.example.com/plants'"
+            f"{masked(text)!r} is no address of a registry: write host:port/folder, such as 'registry.example.com/plants'"
         )
     if not may_go(url, plain=plain):
         raise ConfigError(

@@ -145,6 +145,8 @@ def test_a_root_that_is_none_and_a_url_that_is_none_are_refused(tmp_path: Path, 
     for url in ("ftp://x", "http://[", "https://x:y"):
         with pytest.raises(ConfigError, match="write 'https://host/folder'"):
             Mirror(url, b"", tmp_path / "x", 1)
+    with pytest.raises(ConfigError, match="repository 'https://…@x': write"):
+        Mirror("https://me:pw@x", b"", tmp_path / "x", 1)
 
 
 def test_endless_metadata_and_a_server_that_is_away_are_told_apart(tmp_path: Path, web: Web, mirror: Mirror) -> None:

@@ -262,6 +262,11 @@ def test_what_is_no_address(text: str) -> None:
         parse_address(text)
 
 
+def test_a_password_in_an_address_is_not_shown() -> None:
+    with pytest.raises(ConfigError, match="'https://…@host' is no address of a registry"):
+        parse_address("https://user:pw@host")
+
+
 def test_plain_http_must_be_wanted() -> None:
     with pytest.raises(ConfigError, match=r"http://10\.0\.0\.1:5000 is plain http, .*: use https, or say expressly"):
         parse_address("http://10.0.0.1:5000")
