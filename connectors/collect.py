@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import logging
 import sys
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from pipelines.clock import Clock, SystemClock
 from pipelines.errors import ConfigError
 from pipelines.load import load
 from pipelines.runtime import kafka
+from pipelines.runtime.entries import made
 from pipelines.runtime.serve import Health
 from pipelines.runtime.service import run_service
 from pipelines.settings import Settings
@@ -60,13 +60,7 @@ def _collector(
 
 def open_reader(source: Readable[Any], context: Context) -> Reader:
     """The reader that a source names; its client library is loaded now. `ConfigError` if that is not installed."""
-    module, _, name = source.reader.partition(":")
-    try:
-        reader: Reader = getattr(importlib.import_module(module), name)(source, context)
-    except ImportError as e:
-        raise ConfigError(
-            f"stream {source.stream}: its reader {source.reader} cannot be loaded ({e}): install what it needs"
-        ) from e
+    reader: Reader = made(source.reader, f"stream {source.stream}: its reader {source.reader}", source, context)
     return reader
 
 

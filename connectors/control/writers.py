@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from connectors.control import sparkplug
 from connectors.control.commands import Command, Value
@@ -16,7 +15,8 @@ from connectors.control.ledger import Event
 from connectors.control.modbus import Modbus
 from connectors.link import Link
 from pipelines.clock import Clock
-from pipelines.errors import ConfigError, NotConnected
+from pipelines.errors import NotConnected
+from pipelines.runtime.entries import made
 
 Outcome = tuple[Event, str]
 
@@ -53,12 +53,8 @@ def writers_for(devices: Devices | None, site: str, secrets_dir: Path, clock: Cl
     if any(p.modbus for p in devices.profiles.values()):
         found["modbus"] = Modbus(devices, clock)
     for named in devices.writers:
-        module, _, name = named.partition(":")
-        try:
-            made: Any = getattr(importlib.import_module(module), name)
-        except ImportError as e:
-            raise ConfigError(f"devices.toml: {module} cannot be loaded ({e}): install what it needs") from e
-        found[module.rpartition(".")[2]] = made(devices, site, secrets_dir, clock)
+        module = named.partition(":")[0]
+        found[module.rpartition(".")[2]] = made(named, f"devices.toml: {module}", devices, site, secrets_dir, clock)
     return found
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from pipelines.dead import DeadLetter
-from pipelines.errors import ConfigError
 from pipelines.ports import Received, Surroundings
+from pipelines.runtime.entries import made
 from pipelines.wire import Frame
 
 
@@ -26,11 +25,5 @@ class Decoder(Protocol):
 
 def decoder_of(source: Any, around: Surroundings) -> Decoder:
     """The decoder that a foreign source names; `ConfigError` if its code is not installed, or its files are not well."""
-    module, _, name = source.decoder.partition(":")
-    try:
-        decoder: Decoder = getattr(importlib.import_module(module), name)(source, around)
-    except ImportError as e:
-        raise ConfigError(
-            f"stream {source.stream}: its decoder {source.decoder} cannot be loaded ({e}): install what it needs"
-        ) from e
+    decoder: Decoder = made(source.decoder, f"stream {source.stream}: its decoder {source.decoder}", source, around)
     return decoder
