@@ -471,26 +471,4 @@ async def _create(admin: Client, topics: Sequence[Topic]) -> None:
             raise Unavailable(f"topic {name} could not be created: {error.__name__} {reason}")
 
 
-__all__ = [
-    "Acl",
-    "Client",
-    "ConsumerRebalanceListener",
-    "KafkaError",
-    "Place",
-    "ProducerFenced",
-    "Record",
-    "at_end",
-    "cluster_id",
-    "configure",
-    "consumer",
-    "discarded",
-    "ensure",
-    "is_fenced",
-    "partition_of",
-    "producer",
-    "raise_refusal",
-    "set_acls",
-    "started",
-    "stopped",
-    "topics_there",
-]
+__all__ = ["ConsumerRebalanceListener", "KafkaError", "ProducerFenced"]  # of aiokafka, besides what is made here

@@ -58,7 +58,7 @@ def test_its_image_has_its_own_code_and_packages_and_nothing_else(tmp_path: Path
     assert {"aiokafka", "aiomqtt", "cryptography", "tuf"} <= names
     assert not names & {"numpy", "pyarrow", "faust-streaming", "docker", "click", "requests", "pynacl"}
     assert len(names) <= 14
-    assert sum(f.content.count(b"\n") for f in what.files if f.content) < 3_600
+    assert sum(f.content.count(b"\n") for f in what.files if f.content) < 3_500
     assert what.packages_tag == what.parent_tag
 
 
