@@ -49,7 +49,7 @@ class Compiler:
         if kind in ("record", "error"):
             return self._record(schema, want, path)
         if kind in ("array", "map"):
-            return self._blocks(schema, kind, self._complain(want.all() if want else (), _named(kind)), path)
+            return self._blocks(schema, kind, self._complain(want.all() if want else (), with_article(kind)), path)
         return self._leaf(schema if isinstance(schema, dict) else {"type": kind}, kind, want)
 
     def _by_name(self, name: str, want: Place | None, path: str) -> Read:
@@ -160,7 +160,7 @@ class Compiler:
         wanted = want if want and kind != "null" else Place()
         takers = [self._taker(schema, kind, f) for f in wanted.fields]
         inside = [f for place in wanted.inside.values() for f in place.all()]
-        complain = self._complain(inside, f"a field of {_named(kind, schema.get('logicalType'))}")
+        complain = self._complain(inside, f"a field of {with_article(schema.get('logicalType') or kind)}")
 
         def read(cursor: Cursor, found: Found, rows: Rows) -> None:
             complain(cursor, found, rows)
@@ -192,7 +192,7 @@ class Compiler:
         elif of.type == pa.string() and kind == "enum":
             symbols = pa.array(schema["symbols"], pa.string())
             return lambda c, f, rows, v: f.put(of, rows, symbols.take(pa.array(v)))
-        complain = self._complain([of], _named(kind, logical))
+        complain = self._complain([of], with_article(logical or kind))
         return lambda c, f, rows, v: complain(c, f, rows)
 
     def _complain(self, wanted: Iterable[Field], found: str) -> Read:
@@ -211,10 +211,6 @@ class Compiler:
 
 def _nothing(cursor: Cursor, found: Found, rows: Rows) -> None:
     pass
-
-
-def _named(kind: str, logical: str | None = None) -> str:
-    return with_article(logical or kind)
 
 
 def _floats(width: int) -> Callable[[Cursor, Rows], Array]:
